@@ -1,0 +1,379 @@
+"""What a user hands in becomes arrays of known shape, or a clear error; the only place where data is checked."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jlstm.model import LSTMConfig, whole_number
+
+__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "take"]
+
+
+class Batch(NamedTuple):
+    """Sequences with their targets, padded to one length.
+
+    Attributes:
+        xs: the inputs, `[batch, time, I]`.
+        ys: the targets, `[batch, time]` or `[batch, time, C]`; without the time axis where there is one a sequence.
+        lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+
+    Example:
+        >>> Batch(jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int)).lengths is None
+        True
+    """
+
+    xs: Any
+    ys: Any
+    lengths: Any = None
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Overlapping windows over a long text, gathered when they are needed and never built.
+
+    Window k is `ids[k * stride : k * stride + length]`, and its targets are the ids one further on; with one target a
+    sequence, that is the id after the window. A network with one input reads `id / output_size`; one with an input for
+    each class reads the id as a one-hot vector.
+
+    Args:
+        ids: the text as class ids, `[characters]` integers.
+        length: the number of steps of a window.
+        stride: how many characters each window starts after the one before.
+
+    Raises:
+        TypeError: `ids`, `length` or `stride` is not of integers.
+        ValueError: `ids` has not one axis, holds a negative id, or is too short for one window and the id after it;
+            `length` or `stride` is not positive.
+
+    Example:
+        >>> len(Windows(np.arange(10), length=4, stride=2))
+        3
+    """
+
+    ids: Any
+    length: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("length", "stride"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
+        ids = _array("ids", self.ids)
+        if ids.ndim != 1:
+            raise ValueError(f"ids: expected one axis, [characters], got shape {ids.shape}")
+        if len(ids) <= self.length:
+            raise ValueError(f"ids: expected more than length = {self.length} characters, got {len(ids)}")
+        object.__setattr__(self, "ids", _class_ids("ids", ids))
+
+    def __len__(self) -> int:
+        return -(-(self.ids.shape[0] - self.length) // self.stride)
+
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        return (self.ids,), (self.length, self.stride)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, leaves: tuple) -> "Windows":
+        windows = object.__new__(cls)  # its leaves may be tracers, which can't be checked
+        for name, value in zip(("ids", "length", "stride"), (*leaves, *static), strict=True):
+            object.__setattr__(windows, name, value)
+        return windows
+
+
+def count(data: Batch | Windows) -> int:
+    """Return how many sequences `data` holds."""
+    return len(data) if isinstance(data, Windows) else data.xs.shape[0]
+
+
+def take(data: Batch | Windows, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
+    """Gather sequences into a batch, inside a compiled call.
+
+    Args:
+        data: all sequences.
+        rows: which ones to take, `[batch]` integers.
+        config: the network that will read them.
+        padded: whether some of `rows` may be negative; each of those gives a sequence of length 0.
+
+    Returns:
+        The batch.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=10)
+        >>> take(Windows(np.arange(10), length=4), jnp.array([0, 5]), config).ys
+        Array([[1, 2, 3, 4],
+               [6, 7, 8, 9]], dtype=int32)
+    """
+    found = jnp.maximum(rows, 0)
+    if isinstance(data, Windows):
+        ids = jnp.asarray(data.ids)[found[:, None] * data.stride + jnp.arange(data.length + 1)]
+        xs = ids[:, :-1, None] / config.output_size
+        if config.input_size > 1:
+            xs = jax.nn.one_hot(ids[:, :-1], config.input_size)
+        batch = Batch(xs, ids[:, -1] if config.target == "last" else ids[:, 1:])
+    else:
+        batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)
+    if padded:
+        lengths = batch.xs.shape[1] if batch.lengths is None else batch.lengths
+        batch = batch._replace(lengths=jnp.where(rows < 0, 0, lengths))
+    return batch
+
+
+def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", "Y")) -> Batch:
+    """Check sequences with their targets and bring them into one form.
+
+    Args:
+        X: the sequences: an array `[N, T, I]`, or `[N, T]` for one feature; or a list of N sequences, each `[T, I]` or
+            `[T]`, which may differ in length.
+        Y: the targets, an array or a list of N: for "cross_entropy" one-hot columns `[N, T, C, 1]`, probabilities
+            `[N, T, C]` or class ids `[N, T]`; for "mse" values `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output.
+            Without the time axis where `config.target` is "last".
+        config: the network that will read them.
+        names: what to call the two in an error.
+
+    Returns:
+        A `Batch` of NumPy arrays: float32 inputs, one-hot targets as ids; `lengths` only where they differ.
+
+    Raises:
+        TypeError: strings, objects, complex numbers; class ids that are not integers.
+        ValueError: everything else that does not fit: empty, of other sizes than the network, NaN, infinite, out of
+            range, or X and Y of different lengths.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> as_batch([[0.1, 0.2], [0.3]], [[0, 1], [2]], config).lengths
+        array([2, 1])
+    """
+    x_name, y_name = names
+    sequences = _each(x_name, X)
+    if isinstance(sequences, list):
+        xs = [_sequence(f"{x_name}[{k}]", sequence, config) for k, sequence in enumerate(sequences)]
+        steps = np.array([len(x) for x in xs])
+        xs = _pad(xs, steps.max())
+    else:
+        xs = _sequences(x_name, sequences, config)
+        steps = np.full(len(xs), xs.shape[1])
+    ys = _targets(y_name, Y, config, steps, x_name)
+    return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps)
+
+
+def as_sequences(x: Any, config: LSTMConfig) -> tuple[list[np.ndarray], Literal["one", "batch", "list"]]:
+    """Check what `predict` is asked about; the rank decides what it is, never the dtype or the container.
+
+    Args:
+        x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`; or a list of arrays,
+            each a sequence.
+        config: the network that will read it.
+
+    Returns:
+        The sequences, each `[T, I]` in float32, and which of the three it was.
+
+    Raises:
+        TypeError, ValueError: as for `as_batch`.
+
+    Example:
+        >>> sequences, kind = as_sequences([0.1, 0.2, 0.3], LSTMConfig(input_size=1, hidden_size=8, output_size=3))
+        >>> sequences[0].shape, kind
+        ((3, 1), 'one')
+    """
+    if isinstance(x, (list, tuple)) and any(getattr(element, "ndim", 0) for element in x):
+        return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
+    array = _array("x", x)
+    if array.ndim == 3:
+        return list(_sequences("x", array, config)), "batch"
+    return [_sequence("x", array, config)], "one"
+
+
+def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Check what `predict` returned together with the targets to compare it with.
+
+    Args:
+        predictions: `[T, C, 1]` or `[N, T, C, 1]`, or a list of the first; without T where `config.target` is "last".
+        targets: the targets of the same sequences, in any form that `as_batch` takes.
+        config: the network.
+
+    Returns:
+        For each sequence its predictions, `[T, C]` in float64 (`[1, C]` for one target), and its targets, `[T]` ids or
+        `[T, C]`.
+
+    Raises:
+        TypeError, ValueError: as for `as_batch`.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> [(p.shape, y.shape)] = as_predictions(np.ones((2, 3, 1)) / 3, [0, 2], config)
+        >>> p.shape, y.shape
+        ((2, 3), (2,))
+    """
+    rank = 3 if config.target == "each" else 2
+    if not isinstance(predictions, (list, tuple)) and np.ndim(predictions) == rank:
+        predictions, targets = [predictions], [targets]
+    pairs = [np.asarray(_finite(f"predictions[{k}]", _array("predictions", p))) for k, p in enumerate(predictions)]
+    for k, prediction in enumerate(pairs):
+        if prediction.ndim != rank or prediction.shape[-2:] != (config.output_size, 1):
+            expected = "[T, C, 1]" if rank == 3 else "[C, 1]"
+            raise ValueError(
+                f"predictions[{k}]: expected {expected} with C = {config.output_size}, got shape {prediction.shape}"
+            )
+    steps = np.array([p.shape[0] if rank == 3 else 1 for p in pairs])
+    ys = _targets("targets", targets, config, steps, "predictions")
+    if rank == 2:
+        ys = ys[:, None]
+    return [(p.reshape(n, -1).astype(float), y[:n]) for p, y, n in zip(pairs, ys, steps, strict=True)]
+
+
+def check_windows(windows: Windows, config: LSTMConfig) -> Windows:
+    """Return windows that fit the network, or raise a ValueError that says what does not fit."""
+    if config.loss != "cross_entropy":
+        raise ValueError(f"X: Windows are of class ids and need loss='cross_entropy', got {config.loss!r}")
+    if config.input_size not in (1, config.output_size):
+        raise ValueError(
+            "X: Windows need a network with input_size 1 (it reads id / output_size) or input_size = output_size = "
+            f"{config.output_size} (one-hot), got input_size {config.input_size}"
+        )
+    if windows.ids.max() >= config.output_size:
+        raise ValueError(f"X: expected ids below output_size = {config.output_size}, got {windows.ids.max()}")
+    return windows
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected a regular array, got parts of different shapes; give sequences of different length as a "
+            "list of arrays"
+        ) from None
+    if not (np.issubdtype(array.dtype, np.bool_) or jnp.issubdtype(array.dtype, jnp.number)):
+        raise TypeError(f"{name}: expected numbers, got {_kind(array.dtype)}")
+    if np.iscomplexobj(array):
+        raise TypeError(f"{name}: expected real numbers, got complex ones")
+    return array
+
+
+def _kind(dtype: np.dtype) -> str:
+    return {"U": "strings", "S": "bytes", "O": "objects"}.get(dtype.kind, str(dtype))
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    """Return the array in float32, where every number must be finite."""
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad):
+        where = tuple(int(index) for index in bad[0])
+        raise ValueError(f"{name}: expected finite numbers in float32, got {array[where]} at index {where}")
+    return numbers
+
+
+def _class_ids(name: str, array: np.ndarray, classes: int | None = None) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}")
+    if array.min() < 0 or (classes is not None and array.max() >= classes):
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1 if classes else '...'}, got {wrong}")
+    return array.astype(np.int32)
+
+
+def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:
+    """Return an array whole, and a list as its elements, stacked where they have one shape."""
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise ValueError(f"{name}: expected at least one sequence, got none")
+        elements = [_array(f"{name}[{k}]", element) for k, element in enumerate(value)]
+        return np.stack(elements) if len({element.shape for element in elements}) == 1 else elements
+    return _array(name, value)
+
+
+def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
+    """Check one sequence, `[T]` or `[T, I]`."""
+    array = _array(name, value)
+    features = config.input_size
+    if array.ndim == 1 and features == 1:
+        array = array[:, None]
+    if array.ndim == 2 and array.shape[1] != features:
+        raise ValueError(
+            f"{name}: expected one sequence [T, I] with I = {features}, got shape {array.shape}; "
+            "write x[..., None] for a batch of sequences of one feature"
+        )
+    if array.ndim != 2:
+        shapes = f"[T, {features}]" if features > 1 else "[T] or [T, 1]"
+        raise ValueError(f"{name}: expected a sequence of shape {shapes}, got shape {array.shape}")
+    if len(array) == 0:
+        raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
+    return _finite(name, array)
+
+
+def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
+    """Check many sequences of one length, `[N, T]` or `[N, T, I]`."""
+    features = config.input_size
+    if array.ndim == 2 and features == 1:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] != features:
+        shapes = f"[N, T, {features}]" if features > 1 else "[N, T] or [N, T, 1]"
+        raise ValueError(f"{name}: expected sequences of shape {shapes}, got shape {array.shape}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")
+    if array.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one time step, got empty sequences, shape {array.shape}")
+    return _finite(name, array)
+
+
+def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str) -> np.ndarray:
+    """Check the targets of sequences of so many steps and return them as `[N, T]` ids or `[N, T, C]` numbers."""
+    ys = _each(name, value)
+    if len(ys) != len(steps) or np.ndim(ys[0]) == 0 and config.target == "each":
+        raise ValueError(
+            f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}"
+        )
+    if config.target == "each":
+        for k, (y, n) in enumerate(zip(ys, steps, strict=True)):
+            if len(y) != n:
+                raise ValueError(f"{name}[{k}]: expected {n} time steps as in {x_name}[{k}], got {len(y)}")
+    if isinstance(ys, list):
+        if config.target == "last" or len({y.shape[1:] for y in ys}) > 1:
+            raise ValueError(f"{name}: expected targets of one shape, got {sorted({y.shape for y in ys})}")
+        ys = _pad(ys, steps.max())
+    real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
+    classes, rank = config.output_size, real.ndim
+    if ys.ndim == rank + 2 and ys.shape[-1] == 1:
+        ys = ys[..., 0]
+    if ys.ndim == rank and config.loss == "cross_entropy":
+        return _class_ids(name, ys, classes)
+    if ys.ndim == rank and classes == 1:
+        ys = ys[..., None]
+    if ys.ndim != rank + 1 or ys.shape[-1] != classes:
+        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(ys)}")
+    ys = _finite(name, ys)
+    if config.loss == "mse":
+        return ys
+    if ys.min() < 0 or np.abs(ys[real].sum(axis=-1) - 1).max() > 1e-3:
+        raise ValueError(f"{name}: expected one-hot vectors or probabilities, each from 0 up with sum 1, got others")
+    is_one_hot = (np.count_nonzero(ys[real], axis=-1) == 1).all()
+    return ys.argmax(axis=-1).astype(np.int32) if is_one_hot else ys
+
+
+def _expected_targets(config: LSTMConfig) -> str:
+    axes = "N, T" if config.target == "each" else "N"
+    classes = config.output_size
+    shapes = [f"[{axes}, {classes}, 1]", f"[{axes}, {classes}]"]
+    if config.loss == "cross_entropy":
+        shapes.append(f"class ids [{axes}]")
+    elif classes == 1:
+        shapes.append(f"[{axes}]")
+    return "targets of shape " + " or ".join(shapes)
+
+
+def _describe(ys: np.ndarray | list[np.ndarray]) -> str:
+    return f"{len(ys)} of different shapes" if isinstance(ys, list) else f"shape {ys.shape}"
+
+
+def _pad(sequences: list[np.ndarray], steps: int) -> np.ndarray:
+    """Return sequences `[T, ...]` with zeros behind them as one array `[N, steps, ...]`."""
+    first = sequences[0]
+    padded = np.zeros((len(sequences), steps, *first.shape[1:]), np.result_type(*sequences))
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return padded

@@ -1,0 +1,146 @@
+"""What training makes small: losses of scores against targets, each the mean over the real steps."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jlstm.cell import LSTMState
+from jlstm.model import LSTMConfig, ModelParams, forward
+
+__all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss"]
+
+
+def cross_entropy(logits: Array, targets: Array, lengths: Array | None = None) -> Array:
+    """Return the cross-entropy of targets under the softmax of logits, in nats.
+
+    - Σ_k p_k log softmax(logits)_k (Bridle, "Probabilistic Interpretation of Feedforward Classification Network
+    Outputs", 1990), computed from the logits, so that it neither overflows nor takes the logarithm of zero.
+
+    Args:
+        logits: `[batch, time, C]`, or `[batch, C]` with one target a sequence.
+        targets: class ids, integers of the shape of `logits` without its last axis; or one-hot or probability vectors
+            of the shape of `logits`.
+        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+
+    Returns:
+        The mean over all real steps (over all sequences that have one, with one target a sequence), a scalar.
+
+    Example:
+        >>> float(cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])))    # log 4
+        1.3862943649291992
+    """
+    return _mean(*_sum_real(_cross_entropies(logits, targets), lengths))
+
+
+def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Array:
+    """Return the mean squared error.
+
+    Args:
+        predictions: `[batch, time, C]`, or `[batch, C]` with one target a sequence.
+        targets: values of the same shape.
+        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+
+    Returns:
+        The mean over all real steps and all outputs, a scalar.
+
+    Example:
+        >>> float(mse(jnp.zeros((1, 2, 1)), jnp.array([[[1.0], [3.0]]])))
+        5.0
+    """
+    return _mean(*_sum_real(_squared_errors(predictions, targets), lengths))
+
+
+def loss_fn(
+    params: ModelParams,
+    xs: Array,
+    ys: Array,
+    config: LSTMConfig,
+    *,
+    state: tuple[LSTMState, ...] | None = None,
+    lengths: Array | None = None,
+) -> Array:
+    """Return the loss of a batch, the function whose gradient trains the network.
+
+    Args:
+        params: the network's parameters.
+        xs: the inputs, `[batch, time, I]`.
+        ys: the targets: for "cross_entropy" class ids `[batch, time]` or probabilities `[batch, time, C]`, for "mse"
+            values `[batch, time, C]`; without the time axis where `config.target` is "last".
+        config: the network.
+        state: the state before the first step, one `LSTMState` a layer; zeros where None.
+        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+
+    Returns:
+        The mean loss over all real steps, a scalar.
+
+    Example:
+        >>> from jlstm.model import init_params
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params = init_params(jax.random.key(0), config)
+        >>> xs, ys = jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int)
+        >>> grads = jax.jit(jax.grad(loss_fn))(params, xs, ys, config)
+        >>> grads.layers[0].weight_hh.shape
+        (8, 32)
+    """
+    total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths)
+    return _mean(total, count)
+
+
+def summed_loss(
+    params: ModelParams,
+    xs: Array,
+    ys: Array,
+    config: LSTMConfig,
+    *,
+    state: tuple[LSTMState, ...] | None = None,
+    lengths: Array | None = None,
+) -> tuple[Array, tuple[Array, tuple[LSTMState, ...]]]:
+    """Return the loss of a batch before it is averaged, the form that adds up over pieces of a batch or of a text.
+
+    Args:
+        params, xs, ys, config, state, lengths: as `loss_fn` takes them.
+
+    Returns:
+        `(total, (count, state))`: the sum of the losses of all real steps, how many those are, and the state after
+        each sequence's last real step. The loss is `total / count`.
+
+    Example:
+        >>> from jlstm.model import init_params
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params = init_params(jax.random.key(0), config)
+        >>> _, (count, _) = summed_loss(params, jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int), config)
+        >>> int(count)
+        14
+    """
+    scores, state = forward(params, xs, config, state, lengths)
+    losses = _cross_entropies if config.loss == "cross_entropy" else _squared_errors
+    total, count = _sum_real(losses(scores, ys), lengths)
+    return total, (count, state)
+
+
+def _cross_entropies(logits: Array, targets: Array) -> Array:
+    logits = _at_least_float32(logits)
+    if targets.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, targets)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def _squared_errors(predictions: Array, targets: Array) -> Array:
+    return jnp.mean((_at_least_float32(predictions) - targets) ** 2, axis=-1)
+
+
+def _at_least_float32(scores: Array) -> Array:
+    return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+
+
+def _sum_real(losses: Array, lengths: Array | None) -> tuple[Array, Array]:
+    """Return the sum of losses `[batch, time]` or `[batch]` over the real steps, and how many those are."""
+    if lengths is None:
+        return losses.sum(), jnp.asarray(losses.size, losses.dtype)
+    real = jnp.arange(losses.shape[1]) < lengths[:, None] if losses.ndim == 2 else lengths > 0
+    return jnp.where(real, losses, 0).sum(), real.sum().astype(losses.dtype)
+
+
+def _mean(total: Array, count: Array) -> Array:
+    return total / jnp.maximum(count, 1)

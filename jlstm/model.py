@@ -1,0 +1,179 @@
+"""The network: LSTM layers on top of each other and a dense readout, as one pytree of parameters."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jlstm.cell import LSTMParams, LSTMState, init_lstm
+from jlstm.unroll import unroll
+
+__all__ = ["LSTMConfig", "ModelParams", "Readout", "forward", "init_params"]
+
+Loss = Literal["cross_entropy", "mse"]
+Target = Literal["each", "last"]
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class LSTMConfig:
+    """What an LSTM network is, apart from its parameters.
+
+    It is hashable and a static pytree, so `jax.jit` and `jax.grad` take it as an ordinary argument.
+
+    Args:
+        input_size: the number of features I of one time step.
+        hidden_size: the number of hidden units H.
+        output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
+        loss: "cross_entropy" or "mse".
+        target: "each": a target for each time step; "last": one for the whole sequence, read at its last real step.
+        input_scale: how much wider than LeCun's the input weights are drawn.
+
+    Raises:
+        TypeError: a size is not an integer, or `input_scale` is not a number.
+        ValueError: a size or `input_scale` is not positive, or `loss` or `target` is none of those above.
+
+    Example:
+        >>> LSTMConfig(input_size=1, hidden_size=8, output_size=3).loss
+        'cross_entropy'
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int
+    loss: Loss = "cross_entropy"
+    target: Target = "each"
+    input_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size", "output_size"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
+        for name, allowed in (("loss", get_args(Loss)), ("target", get_args(Target))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        object.__setattr__(self, "input_scale", real_number("input_scale", self.input_scale))
+        if self.input_scale == 0:
+            raise ValueError("input_scale: expected a positive number, got 0")
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return the argument `name` as an integer, or raise an error that says what was expected and what came."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    return int(value)
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return the argument `name` as a finite float from zero up, or raise an error that says what came instead."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number from 0 up, got {value}")
+    return float(value)
+
+
+class Readout(NamedTuple):
+    """The dense readout from hidden states to outputs.
+
+    Attributes:
+        weight: `[H, C]`.
+        bias: `[C]`.
+
+    Example:
+        >>> Readout(jnp.zeros((5, 3)), jnp.zeros(3)).weight.shape
+        (5, 3)
+    """
+
+    weight: Array
+    bias: Array
+
+
+class ModelParams(NamedTuple):
+    """All parameters of a network: a pytree.
+
+    Attributes:
+        layers: the LSTM layers, from the input upwards.
+        readout: the dense readout on top.
+
+    Example:
+        >>> params = init_params(jax.random.key(0), LSTMConfig(input_size=1, hidden_size=8, output_size=3))
+        >>> len(params.layers), params.readout.weight.shape
+        (1, (8, 3))
+    """
+
+    layers: tuple[LSTMParams, ...]
+    readout: Readout
+
+
+def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> ModelParams:
+    """Draw the parameters of a network.
+
+    Args:
+        key: a key of `jax.random.key`; the same key gives the same bits.
+        config: the network.
+        dtype: the parameters' dtype; they are drawn in float32 at the least and then cast.
+
+    Returns:
+        The layers as `init_lstm` draws them, the readout's weight normal with standard deviation `1 / sqrt(H)`
+        (LeCun et al., "Efficient BackProp", 1998) and its bias zero.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> init_params(jax.random.key(0), config).layers[0].weight_hh.shape
+        (8, 32)
+    """
+    key_layer, key_readout = jax.random.split(key)
+    layer = init_lstm(key_layer, config.input_size, config.hidden_size, config.input_scale, dtype)
+    drawn = jnp.promote_types(dtype, jnp.float32)
+    weight = jax.random.normal(key_readout, (config.hidden_size, config.output_size), drawn) / config.hidden_size**0.5
+    return ModelParams((layer,), Readout(weight.astype(dtype), jnp.zeros(config.output_size, dtype)))
+
+
+def forward(
+    params: ModelParams,
+    xs: Array,
+    config: LSTMConfig,
+    state: tuple[LSTMState, ...] | None = None,
+    lengths: Array | None = None,
+) -> tuple[Array, tuple[LSTMState, ...]]:
+    """Compute the scores of a batch of sequences: logits for "cross_entropy", the predicted values for "mse".
+
+    Args:
+        params: the network's parameters; their dtype decides, and `xs` and `state` are cast to it.
+        xs: the inputs, `[batch, time, I]`.
+        config: the network.
+        state: one `LSTMState` a layer, each array `[batch, H]`; zeros where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+
+    Returns:
+        The scores, `[batch, time, C]`, or `[batch, C]` at the last real step where `config.target` is "last"; and the
+        state after each sequence's last real step.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> scores, state = forward(init_params(jax.random.key(0), config), jnp.ones((2, 7, 1)), config)
+        >>> scores.shape, len(state)
+        ((2, 7, 3), 1)
+    """
+    hs, states = xs, []
+    for layer, layer_state in zip(params.layers, state or (None,) * len(params.layers), strict=True):
+        hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths)
+        states.append(layer_state)
+    if config.target == "last":
+        hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(lengths - 1, 0))
+    return _read_out(params.readout, hs), tuple(states)
+
+
+def _at(hs: Array, steps: Array) -> Array:
+    return jnp.take_along_axis(hs, steps[:, None, None], axis=1)[:, 0]
+
+
+def _read_out(readout: Readout, hs: Array) -> Array:
+    # One product over batch and time: with two axes before the last, XLA transposes whole arrays in the gradient.
+    scores = hs.reshape(-1, hs.shape[-1]) @ readout.weight + readout.bias
+    return scores.reshape(*hs.shape[:-1], -1)

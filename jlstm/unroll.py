@@ -1,0 +1,154 @@
+"""Many time steps: `lax.scan` of a cell over a batch of sequences, time-major inside and batch-major outside."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jlstm.cell import LSTM, Cell, cast_like
+
+__all__ = ["unroll"]
+
+
+def unroll(
+    params: Any,
+    xs: Array,
+    state: Any = None,
+    *,
+    cell: Cell | Callable[[Any, Any, Any], tuple[Any, Array]] = LSTM,
+    lengths: Array | None = None,
+) -> tuple[Array, Any]:
+    """Run a cell over a batch of sequences.
+
+    A long sequence in pieces, each given the state that the piece before it left, gives what it gives whole.
+
+    Args:
+        params: the cell's parameters; their dtype decides, and `xs` and `state` are cast to it.
+        xs: the inputs, `[batch, time, features]`.
+        state: the state before the first step, each array `[batch, ...]`; zeros where None.
+        cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
+            `(params, state, x) -> (state, h)`, for which a state must be given.
+        lengths: how many steps of each sequence are real, `[batch]` integers from 0 to time; all where None.
+
+    Returns:
+        The outputs `[batch, time, H]`, zero past a sequence's length, and the state after each one's last real step.
+
+    Raises:
+        ValueError: `cell` is a plain function and `state` is None.
+
+    Example:
+        >>> from jlstm.cell import init_lstm
+        >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> hs, state = unroll(params, jnp.ones((2, 7, 3)), lengths=jnp.array([7, 4]))
+        >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
+        ((2, 7, 5), (2, 5), 0.0)
+    """
+    xs = jnp.swapaxes(cast_like(params, xs), 0, 1)
+    if state is None:
+        if not isinstance(cell, Cell):
+            raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
+        state = cell.zero_state(params, xs.shape[1:2])
+    state = cast_like(params, state)
+    if lengths is not None:
+        real = jnp.arange(xs.shape[0])[:, None, None] < lengths[:, None]
+        xs = jnp.where(real, xs, 0), real.astype(xs.dtype)
+        cell = _held(cell)
+    if isinstance(cell, Cell):
+        hs, state = _scan(cell, params, state, xs, None if lengths is None else jnp.max(lengths))
+    else:
+        hs, state = _plain_scan(cell, params, state, xs)
+    return jnp.swapaxes(hs, 0, 1), state
+
+
+def _plain_scan(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Array, Any]:
+    state, hs = lax.scan(functools.partial(step, params), state, xs)
+    return hs, state
+
+
+def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array) -> tuple[Array, Any]:
+    """Scan the first `steps` steps only, so that one compiled shape serves shorter sequences in shorter time."""
+
+    def body(t: Array, carry: tuple) -> tuple:
+        state, hs = carry
+        state, h = step(params, state, jax.tree.map(lambda array: array[t], xs))
+        return state, hs.at[t].set(h)
+
+    time = jax.tree.leaves(xs)[0].shape[0]
+    h = jax.eval_shape(step, params, state, jax.tree.map(lambda array: array[0], xs))[1]
+    state, hs = lax.fori_loop(0, steps, body, (state, jnp.zeros((time, *h.shape), h.dtype)))
+    return hs, state
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _scan(cell: Cell, params: Any, state: Any, xs: Any, steps: Array | None) -> tuple[Array, Any]:
+    if steps is None:
+        return _plain_scan(cell.step, params, state, xs)
+    return _first_steps(cell.step, params, state, xs, steps)
+
+
+@_scan.defjvp
+def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """Differentiate the scan with the weights' tangents hoisted out of the loop.
+
+    A tangent of the pre-activations has two sources: the weights and inputs, which `linear` gives for all steps at once
+    since the hidden states are known by then, and the tangent of the hidden state, which the second scan carries. JAX
+    transposes both; the gradient of the weights, which a plain scan adds up step by step, becomes one large product.
+    """
+    params, first, xs, _ = primals
+    d_params, d_first, d_xs, _ = tangents
+
+    def step(state: Any, x: Any) -> tuple[Any, tuple]:
+        z = cell.linear(params, state.h, x)
+        state, h = cell.gates(params, z, state)
+        return state, (h, z, state)
+
+    last, (hs, zs, after) = lax.scan(step, first, xs)
+    before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states[:-1]]), first, after)
+
+    def linear_of_all_steps(params: Any, xs: Any) -> Any:
+        # Time and batch as one axis: with two, XLA transposes whole arrays in the gradient.
+        z = cell.linear(params, _merge(before.h), _merge(xs))
+        return jax.tree.map(lambda flat, like: flat.reshape(like.shape), z, zs)
+
+    _, d_zs_outer = jax.jvp(linear_of_all_steps, (params, xs), (d_params, d_xs))
+
+    # Saving nothing but z and the states costs less than reading the activations back: 17 against 26 ms a step.
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+    def d_step(d_state: Any, inputs: tuple) -> tuple[Any, Array]:
+        x, z, d_z_outer, state = inputs
+        _, d_z_inner = jax.jvp(lambda h: cell.linear(params, h, x), (state.h,), (d_state.h,))
+        d_z = jax.tree.map(jnp.add, d_z_outer, d_z_inner)
+        _, d_outputs = jax.jvp(cell.gates, (params, z, state), (d_params, d_z, d_state))
+        return d_outputs
+
+    d_last, d_hs = lax.scan(d_step, d_first, (xs, zs, d_zs_outer, before))
+    return (hs, last), (d_hs, d_last)
+
+
+def _merge(steps: Any) -> Any:
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), steps)
+
+
+@functools.cache
+def _held(cell: Cell | Callable) -> Cell | Callable:
+    """Return `cell` for inputs `(x, real)`: where `real` is 0 the state stays as it was and the output is zero."""
+
+    def hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Array]:
+        new, h = stepped
+        return jax.tree.map(lambda n, old: jnp.where(real > 0, n, old), new, state), jnp.where(real > 0, h, 0)
+
+    if not isinstance(cell, Cell):
+        return lambda params, state, inputs: hold(inputs[1], cell(params, state, inputs[0]), state)
+
+    def linear(params: Any, h: Array, inputs: tuple) -> tuple:
+        x, real = inputs
+        return cell.linear(params, h, x), real
+
+    def gates(params: Any, inputs: tuple, state: Any) -> tuple[Any, Array]:
+        z, real = inputs
+        return hold(real, cell.gates(params, z, state), state)
+
+    return Cell(linear, gates, cell.zero_state)
