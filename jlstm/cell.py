@@ -23,6 +23,7 @@ from jax import Array
 
 __all__ = ["LSTM", "Cell", "LSTMParams", "LSTMState", "cast_like", "init_lstm", "lstm_cell"]
 
+F, G = 1, 2  # the places of the forget gate and of the candidate among the four
 
 class LSTMParams(NamedTuple):
     """The parameters of one LSTM layer, the gates in the order input, forget, cell (g), output.
@@ -164,16 +165,17 @@ def init_lstm(
         key: a key of `jax.random.key`; the same key gives the same bits.
         input_size: the number of features I.
         hidden_size: the number of hidden units H.
-        input_scale: how much wider than LeCun's the input weights are drawn; beyond 1 the bias is drawn wide too.
+        input_scale: how much wider than LeCun's the candidate's input weights are drawn; beyond 1 its bias is too.
         dtype: the parameters' dtype; they are drawn in float32 at the least and then cast.
 
     Returns:
-        `weight_ih` normal with standard deviation `input_scale / sqrt(I)` (LeCun et al., "Efficient BackProp", 1998);
-        `weight_hh` orthogonal gate by gate (Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics
-        of learning in deep linear neural networks", 2014); `bias` normal with standard deviation
-        `(input_scale - 1) / sqrt(I)`, so that the steep gates of wide weights open at points all over the range of the
-        inputs, with 1 added to the forget gate's (Gers, Schmidhuber and Cummins, 2000; Jozefowicz, Zaremba and
-        Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015).
+        `weight_ih` normal with standard deviation `1 / sqrt(I)` (LeCun et al., "Efficient BackProp", 1998), the
+        candidate's times `input_scale`; `weight_hh` orthogonal gate by gate (Saxe, McClelland and Ganguli, "Exact
+        solutions to the nonlinear dynamics of learning in deep linear neural networks", 2014); `bias` 1 for the forget
+        gate (Gers, Schmidhuber and Cummins, 2000; Jozefowicz, Zaremba and Sutskever, "An Empirical Exploration of
+        Recurrent Network Architectures", 2015) and 0 for the others, but normal with standard deviation
+        `(input_scale - 1) / sqrt(I)` for a widened candidate, whose steep units then tell inputs apart at points all
+        over their range, as random features do (Rahimi and Recht, 2007).
 
     Example:
         >>> init_lstm(jax.random.key(0), input_size=3, hidden_size=5).weight_ih.shape
@@ -182,11 +184,13 @@ def init_lstm(
     key_ih, key_hh, key_bias = jax.random.split(key, 3)
     drawn = jnp.promote_types(dtype, jnp.float32)
     orthogonal = jax.nn.initializers.orthogonal()
+    normal_ih = jax.random.normal(key_ih, (input_size, 4, hidden_size), drawn) / input_size**0.5
+    normal_bias = jax.random.normal(key_bias, (hidden_size,), drawn) / input_size**0.5
     gates_hh = [orthogonal(key_gate, (hidden_size, hidden_size), drawn) for key_gate in jax.random.split(key_hh, 4)]
-    bias = (input_scale - 1) * jax.random.normal(key_bias, (4, hidden_size), drawn) / input_size**0.5
+    # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
     params = LSTMParams(
-        weight_ih=input_scale * jax.random.normal(key_ih, (input_size, 4 * hidden_size), drawn) / input_size**0.5,
+        weight_ih=normal_ih.at[:, G].multiply(input_scale).reshape(input_size, -1),
         weight_hh=jnp.concatenate(gates_hh, axis=1),
-        bias=bias.at[1].add(1.0).reshape(-1),
+        bias=jnp.zeros((4, hidden_size), drawn).at[F].set(1).at[G].set((input_scale - 1) * normal_bias).reshape(-1),
     )
     return jax.tree.map(lambda array: array.astype(dtype), params)

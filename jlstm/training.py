@@ -1,7 +1,6 @@
 """Learning: optax over mini-batches, as pure `init` and `step`, and as many steps in one compiled call."""
 
 import functools
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.data import Batch, Windows, count, take
+from jlstm.devices import AXIS, mesh_for, replicate, split_batch
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams
 
@@ -31,7 +31,6 @@ __all__ = [
     "trainer",
 ]
 
-AXIS = "batch"
 CALL_SECONDS = 0.5  # what one compiled call should take: often enough to show progress and to answer Ctrl-C
 
 
@@ -207,11 +206,11 @@ def fit(
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
     batches, width, mesh = _layout(count(data), batch_size)
-    state, schedule, data = _replicate((state, schedule, data), mesh)
+    state, schedule, data = replicate((state, schedule, data), mesh)
     size = 1
     for epoch in range(epochs):
         order = _shuffle(jax.random.fold_in(state.key, state.step), rows=count(data), batches=batches, width=width)
-        order = _replicate(order, mesh)
+        order = replicate(order, mesh)
         total, start = 0.0, 0
         while start < batches:
             stop = min(start + size, batches)
@@ -233,7 +232,7 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
     """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences."""
     batches, width, mesh = _layout(count(data), batch_size)
     order = _batches(jnp.arange(count(data)), batches, width)
-    params, data, order = _replicate((params, data, order), mesh)
+    params, data, order = replicate((params, data, order), mesh)
     total, real, size, start = 0.0, 0.0, 1, 0
     while start < batches:
         stop = min(start + size, batches)
@@ -246,18 +245,12 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
 
 
 def _layout(rows: int, batch_size: int) -> tuple[int, int, Mesh | None]:
-    """Return how many mini-batches there are, their width, and the devices that share each, None for a single one."""
+    """Return how many mini-batches there are, their width, and the devices that share each."""
     batches = -(-rows // batch_size)
     width = -(-rows // batches)
-    devices = jax.local_devices()[:width]
-    if len(devices) == 1:
-        return batches, width, None
-    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    return batches, -(-width // len(devices)) * len(devices), mesh
-
-
-def _replicate(tree: Any, mesh: Mesh | None) -> Any:
-    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else None)
+    mesh = mesh_for(width)
+    devices = mesh.size if mesh else 1
+    return batches, -(-width // devices) * devices, mesh
 
 
 def _batches(order: Array, batches: int, width: int) -> Array:
@@ -301,7 +294,7 @@ def _train_steps(
 
         return lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
 
-    state, total = _over_devices(steps, mesh)(state, schedule, data, order)
+    state, total = split_batch(steps, mesh, (P(), P(), P(), P(None, AXIS)), P())(state, schedule, data, order)
     finite = [jnp.isfinite(array).all() for array in jax.tree.leaves((state.params, total))]
     return state, total, jnp.stack(finite).all()
 
@@ -328,13 +321,5 @@ def _sum_losses(
         found = lax.fori_loop(start, stop, body, (jnp.zeros(()), jnp.zeros(())))
         return lax.psum(found, AXIS) if mesh else found
 
-    return _over_devices(sums, mesh)(params, data, order)
+    return split_batch(sums, mesh, (P(), P(), P(None, AXIS)), P())(params, data, order)
 
-
-def _over_devices(function: Callable, mesh: Mesh | None) -> Callable:
-    """Return `function` with its last argument, an order `[batches, width]`, split over the devices by its width."""
-    if mesh is None:
-        return function
-    arguments = len(inspect.signature(function).parameters)
-    specs = (P(),) * (arguments - 1) + (P(None, AXIS),)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)

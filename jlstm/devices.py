@@ -1,0 +1,57 @@
+"""One CPU device a core, and a batch split over the devices that JAX has."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+__all__ = ["AXIS", "mesh_for", "replicate", "split_batch", "use_cpu_cores"]
+
+AXIS = "batch"
+
+
+def use_cpu_cores(cores: int | None = None) -> None:
+    """Give JAX one CPU device a core, over which training and prediction then split every batch.
+
+    XLA runs the many small operations of an LSTM's step on one thread; a device a core keeps all of them busy.
+
+    Args:
+        cores: how many devices; by default as many as there are cores that this process may use.
+
+    Raises:
+        RuntimeError: JAX has started its devices already; call this before anything that computes.
+
+    Example:
+        >>> use_cpu_cores()    # doctest: +SKIP
+    """
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        raise RuntimeError(
+            "use_cpu_cores: JAX has started its devices already; call it before the first computation, best right "
+            "after the imports"
+        ) from None
+
+
+def mesh_for(rows: int) -> Mesh | None:
+    """Return the devices that share a batch of `rows` sequences, or None where it is a single one."""
+    devices = jax.local_devices()[:rows]
+    if len(devices) == 1:
+        return None
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Put a pytree on every device of `mesh`, or on the default one where that is None."""
+    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else None)
+
+
+def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
+    """Return `function` run on every device of `mesh` at once, each with its part of what the specs split."""
+    if mesh is None:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

@@ -1,0 +1,309 @@
+"""`LSTMNetwork`: the documented train and predict interface, a thin shell over the pure functions."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_windows, count
+from jlstm.model import LSTMConfig, ModelParams, forward, init_params, real_number, whole_number
+from jlstm.prediction import predict
+from jlstm.progress import Progress
+from jlstm.training import Schedule, TrainState, adam, cosine, evaluate, fit, trainer
+
+__all__ = ["History", "LSTMNetwork"]
+
+
+class History(NamedTuple):
+    """The losses of a training, one an epoch.
+
+    Attributes:
+        loss: the mean loss of each epoch's mini-batches, taken while the epoch trains.
+        validation: the loss on the validation data after each epoch; empty where there was none.
+    """
+
+    loss: tuple[float, ...] = ()
+    validation: tuple[float, ...] = ()
+
+
+class _Trained(NamedTuple):
+    """All that training changes, in one value, so that a Ctrl-C finds either the old or the new."""
+
+    state: TrainState
+    history: History
+
+
+class LSTMNetwork:
+    """An LSTM network that is trained on sequences and predicts on them.
+
+    Args:
+        input_size: the number of features I of one time step.
+        hidden_size: the number of hidden units H.
+        output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
+        apply_softmax: whether `predict` returns probabilities instead of logits; training works on logits always.
+        loss: "cross_entropy" or "mse".
+        target: "each": a target for each time step; "last": one for the whole sequence.
+        seed: the seed of the parameters and of the shuffles.
+        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam` or
+            `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
+        batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64.
+        schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
+            factor; by default a cosine from 1 to 0.
+        input_scale: how much wider than LeCun's the input weights are drawn; by default `default_input_scale`.
+        progress: whether `train` shows its progress on standard error.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or value; the message names it.
+
+    Example:
+        >>> network = LSTMNetwork(1, 16, 3, apply_softmax=True, progress=False)
+        >>> X = np.array([[0.0, 0.5, 1.0], [0.5, 1.0, 0.0]])
+        >>> history = network.train(X, np.array([[1, 2, 0], [2, 0, 1]]), epochs=30, learning_rate=0.03)
+        >>> network.predict([0.0, 0.5]).shape
+        (2, 3, 1)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        apply_softmax: bool = False,
+        loss: Literal["cross_entropy", "mse"] = "cross_entropy",
+        *,
+        target: Literal["each", "last"] = "each",
+        seed: int = 0,
+        optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adam,
+        batch_size: int | None = None,
+        schedule: Callable[[Array], Array] = cosine,
+        input_scale: float | None = None,
+        progress: bool = True,
+    ) -> None:
+        config = LSTMConfig(input_size, hidden_size, output_size, loss=loss, target=target)
+        scale = default_input_scale(config) if input_scale is None else input_scale
+        self.config = replace(config, input_scale=scale)
+        for name, value in (("apply_softmax", apply_softmax), ("progress", progress)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{name}: expected True or False, got {value!r}")
+        if apply_softmax and loss == "mse":
+            raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
+        for name, value in (("optimizer", optimizer), ("schedule", schedule)):
+            if not callable(value):
+                raise TypeError(f"{name}: expected a callable, got {value!r}")
+        if not isinstance(optimizer(optax.constant_schedule(0.0)), optax.GradientTransformation):
+            raise TypeError(f"optimizer: expected a callable that returns an optax GradientTransformation, got {optimizer!r}")
+        self.apply_softmax = bool(apply_softmax)
+        self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
+        self.progress = progress
+        self._optimizer, self._schedule = optimizer, schedule
+        key = jax.random.key(whole_number("seed", seed, least=0))
+        self._trained = _Trained(_initial_state(key, config=self.config, optimizer=optimizer), History())
+
+    @property
+    def params(self) -> ModelParams:
+        """The parameters, the pytree that the pure functions take; setting them starts the optimiser's state anew."""
+        return self._trained.state.params
+
+    @params.setter
+    def params(self, params: ModelParams) -> None:
+        own = self.params
+        if jax.tree.structure(params) != jax.tree.structure(own):
+            raise TypeError(f"params: expected {jax.tree.structure(own)}, got {jax.tree.structure(params)}")
+        for (path, old), new in zip(jax.tree.leaves_with_path(own), jax.tree.leaves(params), strict=True):
+            if np.shape(new) != old.shape:
+                raise ValueError(f"params{jax.tree_util.keystr(path)}: expected {old.shape}, got {np.shape(new)}")
+        params = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), params, own)
+        state = self._trained.state
+        fresh = _optimizer_state(params, optimizer=self._optimizer)
+        self._trained = self._trained._replace(state=state._replace(params=params, opt_state=fresh))
+
+    @property
+    def history(self) -> History:
+        """The losses of all finished epochs."""
+        return self._trained.history
+
+    def train(
+        self,
+        X: Any,
+        Y: Any = None,
+        epochs: int = 100,
+        learning_rate: float = 0.01,
+        decay_rate: float = 0.0,
+        periodic_callback: Callable[[], Any] | None = None,
+        *,
+        callback_every: float | None = None,
+        validation: Any = None,
+    ) -> History:
+        """Train the network; called again, it goes on with the optimiser's state and the count of epochs.
+
+        The learning rate is `learning_rate * schedule(p) / (1 + decay_rate * epoch)`: p is the part of this call's
+        training that is done, and epoch counts from the network's first, in fractions. Ctrl-C, or an error in the
+        callback, ends the training and leaves a network with all that was learned until then.
+
+        Args:
+            X: the sequences: `[N, T, I]`, `[N, T]` for one feature, a list of N sequences that may differ in length, or
+                `Windows` over a long text, in place of X and Y.
+            Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`, for "mse"
+                `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last".
+            epochs: how often to go through all sequences.
+            learning_rate: the learning rate to start from.
+            decay_rate: how much is added to the divisor of the learning rate an epoch.
+            periodic_callback: called without arguments every `callback_every` epochs, between two compiled calls; it may
+                call `predict`.
+            callback_every: a number of epochs, or a part of one where an epoch takes long; by default a twenty-fifth of
+                `epochs`.
+            validation: `(X, Y)` or `Windows`, on which the loss is computed after each epoch.
+
+        Returns:
+            The losses of this call's epochs.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; the message names it, and nothing was changed.
+            FloatingPointError: the loss became NaN; the network keeps its last finite parameters.
+        """
+        data = self._data(X, Y, ("X", "Y"))
+        held_out = None if validation is None else self._validation(validation)
+        epochs = whole_number("epochs", epochs, least=0)
+        if periodic_callback is not None and not callable(periodic_callback):
+            raise TypeError(f"periodic_callback: expected a callable, got {periodic_callback!r}")
+        every = epochs / 25 if callback_every is None else real_number("callback_every", callback_every)
+        if callback_every == 0:
+            raise ValueError("callback_every: expected a positive number of epochs, got 0")
+        batch_size = self.batch_size or max(1, min(64, count(data) // 15))
+        batches = -(-count(data) // batch_size)
+        before = self.history
+        schedule = Schedule(
+            learning_rate=real_number("learning_rate", learning_rate),
+            decay_rate=real_number("decay_rate", decay_rate),
+            first_step=self._trained.state.step,
+            first_epoch=float(len(before.loss)),
+            epoch_steps=batches,
+            steps=epochs * batches,
+        )
+        progress = Progress(epochs, count(data)) if self.progress else None
+        called = 0
+        for report in fit(
+            self._trained.state,
+            schedule,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            config=self.config,
+            optimizer=self._optimizer,
+            shape=self._schedule,
+        ):
+            history = self.history
+            if report.part == 1:
+                validated = ()
+                if held_out is not None:
+                    validated = (evaluate(report.state.params, held_out, batch_size=batch_size, config=self.config),)
+                history = History((*history.loss, report.loss), history.validation + validated)
+            self._trained = _Trained(report.state, history)
+            done = report.epoch + report.part
+            if progress:
+                progress.update(done, report.loss, history.validation[-1] if held_out and history.validation else None)
+            if periodic_callback and done // every > called:
+                called = done // every
+                if progress:
+                    progress.clear()
+                periodic_callback()
+        return History(self.history.loss[len(before.loss) :], self.history.validation[len(before.validation) :])
+
+    def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
+        """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
+
+        Args:
+            x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`; or a list of
+                arrays, each a sequence.
+
+        Returns:
+            A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for one
+            sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last".
+
+        Raises:
+            TypeError, ValueError: x does not fit; the message says what was expected and what came.
+        """
+        sequences, kind = as_sequences(x, self.config)
+        outputs = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
+        if kind == "one":
+            return outputs[0]
+        return np.stack(outputs) if kind == "batch" else outputs
+
+    def loss_function(self, predictions: Any, targets: Any) -> float:
+        """Return the mean loss of what `predict` returned.
+
+        Args:
+            predictions: what `predict` returned.
+            targets: the targets of the same sequences, in any form that `train` takes.
+
+        Returns:
+            The mean over all steps, of probabilities by their logarithm, floored at the smallest normal float32.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit.
+        """
+        losses = []
+        for prediction, target in as_predictions(predictions, targets, self.config):
+            if self.config.loss == "mse":
+                losses.append(((prediction - target) ** 2).mean(axis=1))
+                continue
+            if self.apply_softmax:
+                logs = np.log(np.maximum(prediction, np.finfo(np.float32).tiny))
+            else:
+                logs = prediction - np.logaddexp.reduce(prediction, axis=1, keepdims=True)
+            one_hot = np.eye(self.config.output_size)[target] if target.ndim == 1 else target
+            losses.append(-(one_hot * logs).sum(axis=1))
+        return float(np.concatenate(losses).mean())
+
+    def _data(self, X: Any, Y: Any, names: tuple[str, str]) -> Any:
+        if isinstance(X, Windows):
+            if Y is not None:
+                raise ValueError(f"{names[1]}: expected None, since Windows hold their own targets, got {type(Y)}")
+            return check_windows(X, self.config)
+        return as_batch(X, Y, self.config, names)
+
+    def _validation(self, validation: Any) -> Any:
+        names = ("validation[0]", "validation[1]")
+        if isinstance(validation, Windows):
+            return self._data(validation, None, names)
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
+        return self._data(*validation, names)
+
+
+def default_input_scale(config: LSTMConfig) -> float:
+    """Return how much wider than LeCun's `LSTMNetwork` draws the candidate's input weights.
+
+    Where I numbers name one of C classes, neighbouring classes lie about I / C apart, and a unit must be that steep to
+    tell them apart: C / 2I, and 1 at the least. A regression has no classes, and steep units would amplify its noise: 1.
+
+    Args:
+        config: the network.
+
+    Returns:
+        The scale, from 1 up.
+
+    Example:
+        >>> default_input_scale(LSTMConfig(input_size=1, hidden_size=250, output_size=50))
+        25.0
+    """
+    if config.loss == "mse":
+        return 1.0
+    return max(1.0, config.output_size / (2 * config.input_size))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def _initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
+    key_params, key_shuffles = jax.random.split(key)
+    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(init_params(key_params, config), key_shuffles)
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _optimizer_state(params: ModelParams, *, optimizer: Callable) -> Any:
+    return optimizer(optax.constant_schedule(0.0)).init(params)
