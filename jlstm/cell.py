@@ -85,7 +85,21 @@ class Cell(NamedTuple):
 
 
 def _linear(params: LSTMParams, h: Array, x: Array) -> Array:
-    return x @ params.weight_ih + h @ params.weight_hh + params.bias
+    read = x @ params.weight_ih if x.ndim == h.ndim else _look_up(params.weight_ih, x)
+    return read + h @ params.weight_hh + params.bias
+
+
+@jax.custom_jvp
+def _look_up(weight: Array, ids: Array) -> Array:
+    """Return the rows of `weight` that `ids` name: what one-hot vectors times `weight` are."""
+    return weight[ids]
+
+
+@_look_up.defjvp
+def _look_up_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # A product, since its transpose is one too; that of a look-up scatters row by row.
+    weight, ids = primals
+    return _look_up(weight, ids), jax.nn.one_hot(ids, weight.shape[0], dtype=weight.dtype) @ tangents[0]
 
 
 def _gates(params: LSTMParams, z: Array, state: LSTMState) -> tuple[LSTMState, Array]:
@@ -123,7 +137,7 @@ def lstm_cell(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState
     Args:
         params: the layer's parameters; their dtype decides, and `state` and `x` are cast to it.
         state: the state before the step, `[..., H]`; with or without a batch axis.
-        x: the input, `[..., I]`.
+        x: the input, `[..., I]`; or class ids, integers `[...]`, which stand for one-hot vectors.
 
     Returns:
         The state after the step and the output, which is the hidden state `[..., H]`.
@@ -134,8 +148,8 @@ def lstm_cell(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState
         >>> h.shape, state.c.shape
         ((5,), (5,))
     """
-    state, x = cast_like(params, (state, x))
-    return LSTM.step(params, state, x)
+    state, x = cast_like(params, state), jnp.asarray(x)
+    return LSTM.step(params, state, x if x.ndim < state.h.ndim else cast_like(params, x))
 
 
 def cast_like(params: Any, tree: Any) -> Any:

@@ -10,7 +10,7 @@ from jax import Array
 
 from jlstm.model import LSTMConfig, whole_number
 
-__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "take"]
+__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "inputs_of", "take"]
 
 
 class Batch(NamedTuple):
@@ -38,7 +38,7 @@ class Windows:
 
     Window k is `ids[k * stride : k * stride + length]`, and its targets are the ids one further on; with one target a
     sequence, that is the id after the window. A network with one input reads `id / output_size`; one with an input for
-    each class reads the id as a one-hot vector.
+    each class reads the id as if it were a one-hot vector.
 
     Args:
         ids: the text as class ids, `[characters]` integers.
@@ -109,16 +109,30 @@ def take(data: Batch | Windows, rows: Array, config: LSTMConfig, *, padded: bool
     found = jnp.maximum(rows, 0)
     if isinstance(data, Windows):
         ids = jnp.asarray(data.ids)[found[:, None] * data.stride + jnp.arange(data.length + 1)]
-        xs = ids[:, :-1, None] / config.output_size
-        if config.input_size > 1:
-            xs = jax.nn.one_hot(ids[:, :-1], config.input_size)
-        batch = Batch(xs, ids[:, -1] if config.target == "last" else ids[:, 1:])
+        batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
     else:
         batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)
     if padded:
         lengths = batch.xs.shape[1] if batch.lengths is None else batch.lengths
         batch = batch._replace(lengths=jnp.where(rows < 0, 0, lengths))
     return batch
+
+
+def inputs_of(ids: Array, config: LSTMConfig) -> Array:
+    """Return what a network reads for class ids: with one input the number `id / output_size`, else the ids themselves.
+
+    Args:
+        ids: `[batch, time]` integers.
+        config: the network.
+
+    Returns:
+        `[batch, time, 1]` floats, or `ids`, which stand for one-hot vectors.
+
+    Example:
+        >>> inputs_of(jnp.array([[1, 2]]), LSTMConfig(input_size=1, hidden_size=8, output_size=4)).tolist()
+        [[[0.25], [0.5]]]
+    """
+    return ids[..., None] / config.output_size if config.input_size == 1 else ids
 
 
 def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", "Y")) -> Batch:

@@ -64,7 +64,7 @@ def loss_fn(
 
     Args:
         params: the network's parameters.
-        xs: the inputs, `[batch, time, I]`.
+        xs: the inputs, `[batch, time, I]`, or class ids `[batch, time]`.
         ys: the targets: for "cross_entropy" class ids `[batch, time]` or probabilities `[batch, time, C]`, for "mse"
             values `[batch, time, C]`; without the time axis where `config.target` is "last".
         config: the network.

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.cell import LSTMParams, LSTMState, init_lstm
+from jlstm.cell import LSTMParams, LSTMState, init_lstm, lstm_cell
 from jlstm.unroll import unroll
 
-__all__ = ["LSTMConfig", "ModelParams", "Readout", "forward", "init_params"]
+__all__ = ["LSTMConfig", "ModelParams", "Readout", "forward", "init_params", "step"]
 
 Loss = Literal["cross_entropy", "mse"]
 Target = Literal["each", "last"]
@@ -30,7 +30,8 @@ class LSTMConfig:
         output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
         loss: "cross_entropy" or "mse".
         target: "each": a target for each time step; "last": one for the whole sequence, read at its last real step.
-        input_scale: how much wider than LeCun's the input weights are drawn.
+        input_scale: how much wider than LeCun's the candidate's input weights are drawn (see `init_lstm`).
+        segment: how many steps the gradient keeps at a time, for sequences of many thousand steps; all where None.
 
     Raises:
         TypeError: a size is not an integer, or `input_scale` is not a number.
@@ -47,6 +48,7 @@ class LSTMConfig:
     loss: Loss = "cross_entropy"
     target: Target = "each"
     input_scale: float = 1.0
+    segment: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "output_size"):
@@ -57,6 +59,8 @@ class LSTMConfig:
         object.__setattr__(self, "input_scale", real_number("input_scale", self.input_scale))
         if self.input_scale == 0:
             raise ValueError("input_scale: expected a positive number, got 0")
+        if self.segment is not None:
+            object.__setattr__(self, "segment", whole_number("segment", self.segment, least=1))
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -145,7 +149,7 @@ def forward(
 
     Args:
         params: the network's parameters; their dtype decides, and `xs` and `state` are cast to it.
-        xs: the inputs, `[batch, time, I]`.
+        xs: the inputs, `[batch, time, I]`; or class ids, integers `[batch, time]`, which stand for one-hot vectors.
         config: the network.
         state: one `LSTMState` a layer, each array `[batch, H]`; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
@@ -162,11 +166,39 @@ def forward(
     """
     hs, states = xs, []
     for layer, layer_state in zip(params.layers, state or (None,) * len(params.layers), strict=True):
-        hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths)
+        hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths, segment=config.segment)
         states.append(layer_state)
     if config.target == "last":
         hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(lengths - 1, 0))
     return _read_out(params.readout, hs), tuple(states)
+
+
+def step(
+    params: ModelParams, x: Array, config: LSTMConfig, state: tuple[LSTMState, ...]
+) -> tuple[Array, tuple[LSTMState, ...]]:
+    """Compute the scores after one more time step.
+
+    Args:
+        params: the network's parameters.
+        x: the inputs of the step, `[batch, I]`, or class ids `[batch]`.
+        config: the network.
+        state: one `LSTMState` a layer, each array `[batch, H]`.
+
+    Returns:
+        The scores `[batch, C]` and the state after the step.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params = init_params(jax.random.key(0), config)
+        >>> _, state = forward(params, jnp.ones((2, 7, 1)), config)
+        >>> step(params, jnp.ones((2, 1)), config, state)[0].shape
+        (2, 3)
+    """
+    h, states = x, []
+    for layer, layer_state in zip(params.layers, state, strict=True):
+        layer_state, h = lstm_cell(layer, layer_state, h)
+        states.append(layer_state)
+    return _read_out(params.readout, h), tuple(states)
 
 
 def _at(hs: Array, steps: Array) -> Array:

@@ -20,6 +20,7 @@ def unroll(
     *,
     cell: Cell | Callable[[Any, Any, Any], tuple[Any, Array]] = LSTM,
     lengths: Array | None = None,
+    segment: int | None = None,
 ) -> tuple[Array, Any]:
     """Run a cell over a batch of sequences.
 
@@ -27,11 +28,13 @@ def unroll(
 
     Args:
         params: the cell's parameters; their dtype decides, and `xs` and `state` are cast to it.
-        xs: the inputs, `[batch, time, features]`.
+        xs: the inputs, `[batch, time, features]`; or class ids, integers `[batch, time]`, which stand for one-hot vectors.
         state: the state before the first step, each array `[batch, ...]`; zeros where None.
         cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
             `(params, state, x) -> (state, h)`, for which a state must be given.
         lengths: how many steps of each sequence are real, `[batch]` integers from 0 to time; all where None.
+        segment: for a `Cell`, keep only the state between segments of so many steps and run each segment again for the
+            gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None.
 
     Returns:
         The outputs `[batch, time, H]`, zero past a sequence's length, and the state after each one's last real step.
@@ -46,20 +49,23 @@ def unroll(
         >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
         ((2, 7, 5), (2, 5), 0.0)
     """
-    xs = jnp.swapaxes(cast_like(params, xs), 0, 1)
+    xs = jnp.asarray(xs)
+    xs = jnp.swapaxes(xs if xs.ndim == 2 else cast_like(params, xs), 0, 1)
     if state is None:
         if not isinstance(cell, Cell):
             raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
         state = cell.zero_state(params, xs.shape[1:2])
     state = cast_like(params, state)
     if lengths is not None:
-        real = jnp.arange(xs.shape[0])[:, None, None] < lengths[:, None]
-        xs = jnp.where(real, xs, 0), real.astype(xs.dtype)
+        real = jnp.arange(xs.shape[0])[:, None] < lengths
+        xs = jnp.where(real if xs.ndim == 2 else real[:, :, None], xs, 0), cast_like(params, real)[:, :, None]
         cell = _held(cell)
-    if isinstance(cell, Cell):
+    if not isinstance(cell, Cell):
+        hs, state = _plain_scan(cell, params, state, xs)
+    elif segment is None:
         hs, state = _scan(cell, params, state, xs, None if lengths is None else jnp.max(lengths))
     else:
-        hs, state = _plain_scan(cell, params, state, xs)
+        hs, state = _scan_segments(cell, params, state, xs, segment)
     return jnp.swapaxes(hs, 0, 1), state
 
 
@@ -106,7 +112,7 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
         return state, (h, z, state)
 
     last, (hs, zs, after) = lax.scan(step, first, xs)
-    before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states[:-1]]), first, after)
+    before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states])[:-1], first, after)
 
     def linear_of_all_steps(params: Any, xs: Any) -> Any:
         # Time and batch as one axis: with two, XLA transposes whole arrays in the gradient.
@@ -130,6 +136,19 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
 
 def _merge(steps: Any) -> Any:
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), steps)
+
+
+def _scan_segments(cell: Cell, params: Any, state: Any, xs: Any, segment: int) -> tuple[Array, Any]:
+    @jax.checkpoint
+    def scan(state: Any, xs: Any) -> tuple[Any, Array]:
+        hs, state = _scan(cell, params, state, xs, None)
+        return state, hs
+
+    odd = jax.tree.leaves(xs)[0].shape[0] % segment
+    state, first = scan(state, jax.tree.map(lambda array: array[:odd], xs))
+    segments = jax.tree.map(lambda array: array[odd:].reshape(-1, segment, *array.shape[1:]), xs)
+    state, others = lax.scan(scan, state, segments)
+    return jnp.concatenate([first, _merge(others)]), state
 
 
 @functools.cache

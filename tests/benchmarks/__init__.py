@@ -1,0 +1,1 @@
+"""How fast jlstm is, next to torch, Flax, Equinox and Keras: `python -m tests.benchmarks`."""

@@ -1,0 +1,50 @@
+"""Devices: one CPU device against one a core, over which the batch is split."""
+
+from typing import Any
+
+import jax
+
+from . import agreement, peers, shapes
+from .tables import Column, Table, milliseconds, percent
+from .timing import Run, interleaved, progress
+
+
+def measure(run: Run) -> list[Table]:
+    """Measure every shape with more than one sequence, on one device and on all."""
+    records: list[dict[str, Any]] = []
+    for shape in shapes.QUICK if run.quick else shapes.SHAPES:
+        mesh = peers.mesh_of(shape)
+        if mesh is None:
+            continue
+        progress(f"{shape}: devices")
+        problem = peers.problem_of(shape)
+        one, split = peers.jlstm_peer(problem), peers.jlstm_peer(problem, mesh)
+        agreement.check(one, [split])
+        for kind in ("train", "forward"):
+            timings = interleaved({"one": getattr(one, kind), "split": getattr(split, kind)}, run.effort)
+            timings = {name: timing.per(shapes.STEPS) for name, timing in timings.items()}
+            ratio = timings["one"].seconds / timings["split"].seconds
+            records.append(
+                {
+                    "shape": shape.name,
+                    "kind": {"train": "training step", "forward": "forward pass"}[kind],
+                    "one": timings["one"].seconds,
+                    "one spread": timings["one"].spread,
+                    "split": timings["split"].seconds,
+                    "split spread": timings["split"].spread,
+                    "ratio": ratio,
+                    "verdict": f"{mesh.size} devices are {ratio:.2f} x as fast as one",
+                }
+            )
+    columns = (
+        Column("shape", "shape", right=False),
+        Column("kind", "what", right=False),
+        Column("one", "one device, ms", milliseconds),
+        Column("one spread", "spread", percent),
+        Column("split", "split, ms", milliseconds),
+        Column("split spread", "spread", percent),
+        Column("verdict", "ratio", right=False),
+    )
+    devices = len(jax.local_devices())
+    notes = () if devices > 1 else ("there is one device only, so there is nothing to compare",)
+    return [Table("devices", f"One CPU device against {devices}", columns, records, "shape", notes)]

@@ -1,0 +1,121 @@
+"""The training step and the forward pass, next to torch, Flax, Equinox and Keras."""
+
+from typing import Any
+
+from . import agreement, machine, peers, shapes
+from .tables import Column, Table, faster, milliseconds, percent, target
+from .timing import Run, Timing, interleaved, progress
+
+JAX_TRAINING = {"online": 1.3, "progression": 1.3, "shakespeare": 1.8, "char-rnn": 1.5, "wide": 1.2}
+TORCH_TRAINING = {
+    "as it comes": {"online": 2.5, "progression": 1.2, "shakespeare": 1.6, "char-rnn": 1.3, "wide": 1.05},
+    "threshold raised": {"online": 2.5, "progression": 1.1, "shakespeare": 1.1, "char-rnn": 1.0},
+}
+FORWARD = {"torch": 1.0, "flax": 1.3, "equinox": 1.3, "keras": 1.3}
+
+
+def measure(run: Run) -> list[Table]:
+    """Measure every shape; a shape's programs must agree first."""
+    progress("matrix products")
+    peak = machine.peak_flops()
+    training: list[dict[str, Any]] = []
+    forward: list[dict[str, Any]] = []
+    agreements: list[dict[str, Any]] = []
+    for shape in shapes.QUICK if run.quick else shapes.SHAPES:
+        progress(f"{shape}: do all programs agree?")
+        problem = peers.problem_of(shape)
+        mesh = peers.mesh_of(shape)
+        jlstm = peers.peer("jlstm", problem, mesh)
+        others = {name: peers.peer(name, problem) for name in peers.installed()}
+        if mesh is not None and not run.quick:
+            sharded = {f"{name}, sharded": peers.peer(name, problem, mesh) for name in others if name != "torch"}
+            others |= {label: peer._replace(name=label) for label, peer in sharded.items()}
+        found = agreement.check(jlstm, list(others.values()))
+        agreements += [{"shape": shape.name, **agreed._asdict()} for agreed in found]
+        programs = {"jlstm": jlstm, **others}
+        for kind, records in (("training", training), ("forward", forward)):
+            progress(f"{shape}: {kind}")
+            calls = {name: peer.train if kind == "training" else peer.forward for name, peer in programs.items()}
+            timings = {name: timing.per(shapes.STEPS) for name, timing in interleaved(calls, run.effort).items()}
+            flops = shape.training_flops if kind == "training" else shape.forward_flops
+            records += _records(kind, shape.name, timings, flops / peak.best, run.allocator)
+    return [
+        _agreement_table(agreements),
+        _table("training", f"Training step, allocator {run.allocator}", training, run, peak),
+        _table("forward", f"Forward pass, allocator {run.allocator}", forward, run, peak),
+    ]
+
+
+def _bound(kind: str, shape: str, name: str, allocator: str) -> float | None:
+    if kind == "training" and name == "torch":
+        return TORCH_TRAINING[allocator].get(shape)
+    if allocator != "as it comes":
+        return None
+    return JAX_TRAINING[shape] if kind == "training" else FORWARD[name]
+
+
+def _records(kind: str, shape: str, timings: dict[str, Timing], least: float, allocator: str) -> list[dict[str, Any]]:
+    records = []
+    jlstm = timings["jlstm"].seconds
+    for name, timing in timings.items():
+        if name.endswith(", sharded"):
+            continue
+        sharded = timings.get(f"{name}, sharded")
+        record = {
+            "shape": shape,
+            "program": name,
+            "seconds": timing.seconds,
+            "spread": timing.spread,
+            "sharded": sharded and sharded.seconds,
+            "sharded spread": sharded and sharded.spread,
+            "samples": timing.samples,
+            "share": least / timing.seconds,
+        }
+        if name != "jlstm":
+            ratio = timing.seconds / jlstm
+            record |= {
+                "ratio": ratio,
+                "target": target(ratio, _bound(kind, shape, name, allocator)),
+                "verdict": faster(ratio, name),
+            }
+        records.append(record)
+    return records
+
+
+def _table(name: str, title: str, records: list[dict[str, Any]], run: Run, peak: machine.Peak) -> Table:
+    columns = (
+        Column("shape", "shape", right=False),
+        Column("program", "program", right=False),
+        Column("seconds", "ms", milliseconds),
+        Column("spread", "spread", percent),
+        Column("sharded", "sharded, ms", milliseconds),
+        Column("share", "of peak", percent),
+        Column("target", "target", right=False),
+        Column("verdict", "ratio", right=False),
+    )
+    formula = f"{'3 x ' if name == 'training' else ''}2·B·T·(4H·(I + H) + H·C)"
+    notes = (
+        f"ms: the median of one of {shapes.STEPS} in a call; spread: the interquartile range. jlstm splits the batch "
+        "over the devices, the others run on one; sharded: they, with our split of the batch.",
+        f"of peak: {formula} flops a second, as a share of the better of these two: {peak}.",
+        *peers.missing_notes(),
+    )
+    return Table(name, f"{title}, {machine.THREADS} threads", columns, records, "shape", notes)
+
+
+def _agreement_table(records: list[dict[str, Any]]) -> Table:
+    def small(value: float) -> str:
+        return f"{value:.1e}"
+
+    columns = (
+        Column("shape", "shape", right=False),
+        Column("name", "program", right=False),
+        Column("scores", "logits", small),
+        Column("loss", "loss", small),
+        Column("gradient", "gradient", small),
+        Column("losses", f"losses of {shapes.STEPS} steps", small),
+    )
+    bounds = [agreement.SCORES, agreement.LOSS, agreement.GRADIENT, agreement.LOSSES]
+    notes = (f"allowed: {', '.join(map(small, bounds))}, in this order; more ends the benchmark",)
+    title = "Agreement: the largest difference from jlstm's, as a part of the largest value"
+    return Table("agreement", title, columns, records, "shape", notes)

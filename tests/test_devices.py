@@ -1,0 +1,102 @@
+"""One device a core: the same network on several devices as on one, in processes of their own."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jlstm import LSTMNetwork
+from jlstm.devices import use_cpu_cores
+
+HERE = Path(__file__).parent
+BOUND = 1e-5  # of parameters and outputs up to about 2, after 20 steps of Adam
+
+
+def run(program, *arguments):
+    """Run a program in a fresh process and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def learn():
+    """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37."""
+    rng = np.random.default_rng(0)
+    lengths = [6, 3, 1, 6, 2, 5, 6]
+    X, Y = [rng.normal(size=n) for n in lengths], [rng.integers(3, size=n) for n in lengths]
+    network = LSTMNetwork(1, 4, 3, batch_size=4, progress=False)
+    losses = network.train(X, Y, epochs=10, learning_rate=0.02, validation=(X[:3], Y[:3])).loss
+    found = {f"params {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))} | {"losses": losses}
+    for rows in (1, 2, 37):
+        scores = network.predict([rng.normal(size=1 + k % 6) for k in range(rows)])
+        found[f"predict {rows}"] = np.concatenate(scores)
+    return {name: np.asarray(array) for name, array in found.items()}
+
+
+def learn_on_devices(path):
+    """The program of the process with several devices: learn twice, and save both."""
+    first, second = learn(), learn()
+    np.savez(path, devices=jax.device_count(), **first, **{f"again {name}": array for name, array in second.items()})
+
+
+@functools.cache
+def learned_on_one_device():
+    with jax.default_device(jax.devices("cpu")[0]):
+        return learn()
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=lambda devices: f"{devices} devices")
+def learned(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("devices") / "learned.npz"
+    run(
+        "import sys; from jlstm.devices import use_cpu_cores; use_cpu_cores(int(sys.argv[1]));"
+        "import test_devices; test_devices.learn_on_devices(sys.argv[2])",
+        request.param,
+        path,
+    )
+    arrays = dict(np.load(path))
+    assert arrays.pop("devices") == request.param
+    return arrays
+
+
+def test_training_and_prediction_agree_with_one_device(learned):
+    for name, expected in learned_on_one_device().items():
+        np.testing.assert_allclose(learned[name], expected, rtol=0, atol=BOUND, err_msg=name)
+
+
+def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
+    for name in learned_on_one_device():
+        np.testing.assert_array_equal(learned[name], learned[f"again {name}"], err_msg=name)
+
+
+def test_batch_is_split_over_the_devices():
+    printed = run(
+        "from jlstm.devices import use_cpu_cores; use_cpu_cores(2);"
+        "import jax, numpy as np; from jlstm.devices import *; from jax.sharding import PartitionSpec as P;"
+        "mesh = mesh_for(5); parts = split_batch(lambda x: x.sum(keepdims=True), mesh, P(AXIS), P(AXIS));"
+        "print(mesh_for(1), mesh.size, jax.jit(parts)(np.arange(6.0)).tolist())"
+    )
+    assert printed.split(maxsplit=2) == ["None", "2", "[3.0, 12.0]\n"]
+
+
+def test_cores_can_be_given_before_the_devices_start_only():
+    jax.devices()
+    with pytest.raises(RuntimeError, match="use_cpu_cores: JAX has started its devices already; call it before"):
+        use_cpu_cores(2)
+
+
+def test_import_starts_no_device_and_changes_no_setting():
+    printed = run(
+        "import os, jax; before = dict(jax.config.values); import jlstm, jlstm.devices;"
+        "print(dict(jax.config.values) == before, jax.config.jax_enable_x64);"
+        "jlstm.devices.use_cpu_cores();"
+        "print(jax.device_count() == len(os.sched_getaffinity(0)))"
+    )
+    assert printed.split() == ["True", "False", "True"]

@@ -1,0 +1,693 @@
+"""The documented class: what it takes, what it gives back, what it keeps, and what it says when something is wrong."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jlstm import Batch, History, LSTMNetwork, Windows, forward, network, trainer
+from jlstm.losses import loss_fn
+from jlstm.training import _train_steps, constant
+
+H, C, N, T = 4, 3, 6, 5  # hidden units, classes, sequences, steps
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(N, T)), RNG.integers(C, size=(N, T))
+LENGTHS = [5, 1, 3, 5, 2, 4]
+LISTS = [x[:n] for x, n in zip(X, LENGTHS, strict=True)], [y[:n] for y, n in zip(Y, LENGTHS, strict=True)]
+ONE_HOT = np.eye(C)[Y]
+VALUES = RNG.normal(size=(N, T, 1))
+BATCH = 3
+
+
+def new(input_size=1, output_size=C, **options):
+    return LSTMNetwork(input_size, H, output_size, **{"progress": False, "batch_size": BATCH} | options)
+
+
+def bits(net):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((net.params, net._trained.state.opt_state))]
+
+
+def assert_same_bits(first, second):
+    for a, b in zip(bits(first), bits(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def same_params(first, second):
+    leaves = zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True)
+    return all(np.array_equal(a, b) for a, b in leaves)
+
+
+def softmax(scores):
+    exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exps / exps.sum(axis=-1, keepdims=True)
+
+
+# What predict takes and gives.
+
+RANKS = {
+    "list of numbers": ([0.5, -1.0, 2.0], (3, C, 1)),
+    "list of integers": ([0, 1, 2, 1], (4, C, 1)),
+    "tuple": ((0.5, -1.0), (2, C, 1)),
+    "list of NumPy numbers": (list(np.array([0.5, -1.0])), (2, C, 1)),
+    "[T]": (X[0], (T, C, 1)),
+    "[T] of integers": (Y[0], (T, C, 1)),
+    "[T] of JAX": (jnp.asarray(X[0], jnp.float32), (T, C, 1)),
+    "[T] of booleans": (Y[0] > 0, (T, C, 1)),
+    "[T, 1]": (X[0][:, None], (T, C, 1)),
+    "list of lists [T, 1]": (X[0][:, None].tolist(), (T, C, 1)),
+    "[N, T, 1]": (X[..., None], (N, T, C, 1)),
+    "[N, T, 1] of integers": (Y[..., None], (N, T, C, 1)),
+    "[1, T, 1]": (X[:1, :, None], (1, T, C, 1)),
+    "lists of lists of lists": (X[..., None].tolist(), (N, T, C, 1)),
+    "list of arrays": (LISTS[0], [(n, C, 1) for n in LENGTHS]),
+    "list of arrays of one length": (list(X), [(T, C, 1)] * N),
+    "list of arrays [T, 1]": ([x[:, None] for x in LISTS[0]], [(n, C, 1) for n in LENGTHS]),
+    "tuple of JAX arrays": (tuple(jnp.asarray(y) for y in LISTS[1][:2]), [(n, C, 1) for n in LENGTHS[:2]]),
+}
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+@pytest.mark.parametrize("form", RANKS)
+def test_rank_decides_what_predict_gives(form, target):
+    x, shapes = RANKS[form]
+    outputs = new(target=target).predict(x)
+    assert isinstance(outputs, list if isinstance(shapes, list) else np.ndarray)
+    got = [y.shape for y in outputs] if isinstance(shapes, list) else outputs.shape
+    without_time = (lambda s: (*s[:-3], C, 1)) if target == "last" else (lambda s: s)
+    assert got == ([without_time(s) for s in shapes] if isinstance(shapes, list) else without_time(shapes))
+    assert {y.dtype for y in outputs} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("x", "shape"),
+    [
+        (np.ones((T, 2)), (T, C, 1)),
+        (np.ones((2, 2)).tolist(), (2, C, 1)),
+        (np.ones((N, T, 2)), (N, T, C, 1)),
+        ([np.ones((T, 2)), np.ones((1, 2))], None),
+    ],
+    ids=["[T, 2]", "list of pairs", "[N, T, 2]", "list of arrays"],
+)
+def test_two_features(x, shape):
+    outputs = new(input_size=2).predict(x)
+    assert [y.shape for y in outputs] == [(T, C, 1), (1, C, 1)] if shape is None else outputs.shape == shape
+
+
+def test_predict_before_training_is_the_forward_pass_in_every_form():
+    net = new()
+    scores = np.asarray(jax.jit(forward)(net.params, X[..., None], net.config)[0])
+    np.testing.assert_allclose(net.predict(X[..., None])[..., 0], scores, atol=1e-6)
+    np.testing.assert_allclose(net.predict(X[1])[..., 0], scores[1], atol=1e-6)
+    np.testing.assert_allclose(net.predict(X[1].tolist())[..., 0], scores[1], atol=1e-6)
+    for output, whole, n in zip(net.predict(LISTS[0]), scores, LENGTHS, strict=True):
+        np.testing.assert_allclose(output[..., 0], whole[:n], atol=1e-6)
+    np.testing.assert_array_equal(net.predict(Y[0]), net.predict(Y[0].astype(float)))
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+def test_apply_softmax_turns_logits_into_probabilities(target):
+    logits, probabilities = (new(target=target, apply_softmax=on).predict(X[..., None])[..., 0] for on in (False, True))
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-6)
+    assert abs(logits.sum(axis=-1) - 1).min() > 1e-3
+
+
+# What train takes.
+
+FORMS = {
+    "X [N, T]": (X, ONE_HOT[..., None]),
+    "columns": (X[..., None], ONE_HOT[..., None]),
+    "integer columns": (X[..., None], ONE_HOT[..., None].astype(int)),
+    "one-hot rows": (X[..., None], ONE_HOT),
+    "ids": (X[..., None], Y),
+    "lists of numbers": (X.tolist(), Y.tolist()),
+    "lists of arrays": (list(X), list(Y)),
+    "lists of lists of columns": (X.tolist(), [[list(column) for column in y] for y in ONE_HOT[..., None]]),
+    "JAX arrays": (jnp.asarray(X, jnp.float32), jnp.asarray(Y)),
+}
+LAST_FORMS = {
+    "columns": ONE_HOT[:, -1, :, None],
+    "one-hot rows": ONE_HOT[:, -1],
+    "ids": Y[:, -1],
+    "list of ids": Y[:, -1].tolist(),
+    "list of columns": list(ONE_HOT[:, -1, :, None]),
+}
+VALUE_FORMS = {
+    "columns": VALUES[..., None],
+    "rows": VALUES,
+    "lists of rows": VALUES.tolist(),
+    "lists of numbers": VALUES[..., 0].tolist(),
+    "list of arrays": list(VALUES),
+}
+
+
+@pytest.fixture(scope="module")
+def of_forms():
+    """Networks that were trained on the forms' first entry, one for each kind of target."""
+    return {
+        "each": trained(new(), X, Y),
+        "last": trained(new(target="last"), X, Y[:, -1]),
+        "mse": trained(new(output_size=1, loss="mse"), X, VALUES[..., 0]),
+    }
+
+
+def trained(net, *data, epochs=2, **options):
+    net.train(*data, epochs=epochs, learning_rate=0.05, **options)
+    return net
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_sequences_and_targets_trains_alike(of_forms, form):
+    assert_same_bits(trained(new(), *FORMS[form]), of_forms["each"])
+
+
+@pytest.mark.parametrize("form", LAST_FORMS)
+def test_each_form_of_last_targets_trains_alike(of_forms, form):
+    assert_same_bits(trained(new(target="last"), X, LAST_FORMS[form]), of_forms["last"])
+
+
+@pytest.mark.parametrize("form", VALUE_FORMS)
+def test_each_form_of_values_trains_alike(of_forms, form):
+    assert_same_bits(trained(new(output_size=1, loss="mse"), X, VALUE_FORMS[form]), of_forms["mse"])
+
+
+def test_probabilities_are_targets_too():
+    shares = RNG.dirichlet(np.ones(C), size=(N, T))
+    history = new(batch_size=N).train(X, shares, epochs=1, learning_rate=0)
+    logs = np.log(softmax(new().predict(X[..., None])[..., 0].astype(float)))
+    assert history.loss == (pytest.approx(-(shares * logs).sum(axis=-1).mean(), rel=1e-5),)
+
+
+def test_sequences_of_different_lengths_count_by_their_real_steps():
+    net = new(batch_size=N)
+    [loss] = net.train(*LISTS, epochs=1, learning_rate=0).loss
+    logs = [np.log(softmax(scores[..., 0].astype(float))) for scores in net.predict(LISTS[0])]
+    losses = [-row[k] for log, ids in zip(logs, LISTS[1], strict=True) for row, k in zip(log, ids, strict=True)]
+    assert len(losses) == sum(LENGTHS)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert loss == pytest.approx(net.loss_function(net.predict(LISTS[0]), LISTS[1]), rel=1e-5)
+
+
+def test_windows_train_as_built_windows_do():
+    windows = Windows(RNG.integers(C, size=20), length=T, stride=3)
+    rows = np.arange(len(windows))[:, None] * 3 + np.arange(T)
+    xs, ys = windows.ids[rows] / C, windows.ids[rows + 1]
+    by_windows = trained(new(), windows, validation=windows)
+    by_arrays = trained(new(), xs, ys, validation=(xs, ys))
+    for a, b in zip(bits(by_windows), bits(by_arrays), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(by_windows.history, by_arrays.history, rtol=1e-6)
+
+
+def test_validation_is_the_loss_after_each_epoch():
+    net, losses = new(), []
+    history = trained(
+        net,
+        X,
+        Y,
+        epochs=3,
+        validation=LISTS,
+        callback_every=1,
+        periodic_callback=lambda: losses.append(net.loss_function(net.predict(LISTS[0]), LISTS[1])),
+    ).history
+    assert len(history.loss) == 3
+    np.testing.assert_allclose(history.validation, losses, rtol=1e-5)
+    assert len(set(losses)) == 3
+    assert_same_bits(net, trained(new(), X, Y, epochs=3))  # it does not take part in the training
+
+
+# What training keeps.
+
+
+def test_learns():
+    net = new(apply_softmax=True)
+    x = np.arange(40)[:, None] % C + np.arange(T + 1)
+    history = net.train(x[:, :-1] % C / C, x[:, 1:] % C, epochs=60, learning_rate=0.05)
+    assert history.loss[0] > 0.5
+    assert history.loss[-1] < 0.1
+    np.testing.assert_array_equal(net.predict(x[:3, :-1, None] % C / C).argmax(axis=-2)[..., 0], x[:3, 1:] % C)
+
+
+def test_history_is_returned_and_accumulates():
+    net = new()
+    assert net.history == History((), ())
+    first = net.train(X, Y, epochs=2, validation=(X, Y))
+    second = net.train(X, Y, epochs=3)
+    third = net.train(X, Y, epochs=1, validation=(X, Y))
+    assert [len(h.loss) for h in (first, second, third)] == [2, 3, 1]
+    assert [len(h.validation) for h in (first, second, third)] == [2, 0, 1]
+    assert net.history.loss == first.loss + second.loss + third.loss
+    assert net.history.validation == first.validation + third.validation
+    assert all(type(loss) is float for loss in net.history.loss + net.history.validation)
+
+
+def test_training_goes_on_where_it_stood():
+    at_once, twice = new(schedule=constant), new(schedule=constant)
+    whole = at_once.train(X, Y, epochs=6, learning_rate=0.05, decay_rate=0.5)
+    parts = [twice.train(X, Y, epochs=3, learning_rate=0.05, decay_rate=0.5) for _ in range(2)]
+    assert_same_bits(at_once, twice)
+    assert whole.loss == pytest.approx(parts[0].loss + parts[1].loss, rel=1e-6)
+
+
+def rates(schedule):
+    """An optimiser that adds the learning rate to every parameter, whatever the gradient."""
+    ones = optax.stateless(lambda updates, _: jax.tree.map(jnp.ones_like, updates))
+    return optax.chain(ones, optax.scale_by_schedule(schedule))
+
+
+def summed_rates(net, **options):
+    before = net.params.readout.bias
+    net.train(X, Y, epochs=4, learning_rate=0.5, decay_rate=0.25, **options)
+    return float((net.params.readout.bias - before)[0])
+
+
+def expected_rates(epochs_before):
+    steps = np.arange(4 * N / BATCH)
+    shape = (1 + np.cos(np.pi * steps / len(steps))) / 2
+    return float((0.5 * shape / (1 + 0.25 * (epochs_before + steps * BATCH / N))).sum())
+
+
+def test_learning_rate_is_the_documented_one_over_two_trainings():
+    net = new(optimizer=rates)
+    assert summed_rates(net) == pytest.approx(expected_rates(epochs_before=0), rel=1e-5)
+    assert summed_rates(net) == pytest.approx(expected_rates(epochs_before=4), rel=1e-5)
+
+
+def test_learning_rate_is_the_documented_one_after_setting_the_parameters():
+    net = new(optimizer=rates)
+    summed_rates(net)
+    net.params = net.params
+    assert summed_rates(net) == pytest.approx(expected_rates(epochs_before=4), rel=1e-5)
+
+
+def test_other_numbers_of_a_training_compile_nothing_anew():
+    net = trained(new(), X, Y, epochs=1)
+    compiled = _train_steps._cache_size()
+    net.train(X, Y, epochs=3, learning_rate=0.2, decay_rate=0.5)
+    net.params = jax.tree.map(np.asarray, net.params)
+    net.train(X, Y, epochs=2, learning_rate=0.1)
+    assert _train_steps._cache_size() == compiled
+
+
+def test_no_epochs_change_nothing():
+    net, called = new(), []
+    assert net.train(X, Y, epochs=0, periodic_callback=lambda: called.append(1)) == History()
+    assert_same_bits(net, new())
+    assert not called
+
+
+def test_seed_decides_the_bits():
+    first, same, other = (trained(new(seed=seed), X, Y) for seed in (5, 5, 6))
+    assert_same_bits(first, same)
+    np.testing.assert_allclose(first.history.loss, same.history.loss, rtol=1e-6)
+    assert not same_params(first, other)
+    assert not same_params(new(seed=5), new(seed=6))
+
+
+def test_seed_decides_the_shuffles():
+    first, other = new(seed=5, batch_size=1), new(seed=6, batch_size=1)
+    other.params = first.params
+    assert not same_params(trained(first, X, Y, epochs=1), trained(other, X, Y, epochs=1))
+
+
+def sgd_behind_clipping(rate):
+    return optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(rate))
+
+
+@pytest.mark.parametrize("optimizer", [sgd_behind_clipping, lambda rate: optax.adamw(rate, weight_decay=0.5)])
+def test_optimizer_is_the_one_that_was_given(optimizer):
+    """One step in one batch, against the pure functions."""
+    net = new(optimizer=optimizer, batch_size=N, schedule=constant)
+    init, step = trainer(net.config, optimizer(0.5))
+    expected, _ = jax.jit(step)(init(net.params, jax.random.key(0)), Batch(X[..., None], Y))
+    net.train(X, Y, epochs=1, learning_rate=0.5)
+    for got, leaf in zip(jax.tree.leaves(net.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(got, leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_is_clipped_by_default():
+    """A gradient of thousands moves the first moment of Adam by 0.1."""
+
+    def is_adam(state):
+        return isinstance(state, optax.ScaleByAdamState)
+
+    net = new(output_size=1, loss="mse")
+    net.train(X, np.full((N, T), 1e3), epochs=1)
+    [moments] = [s for s in jax.tree.leaves(net._trained.state.opt_state, is_leaf=is_adam) if is_adam(s)]
+    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(moments.mu)))
+    assert norm == pytest.approx(0.1 * (1 + 0.9), rel=1e-2)  # two steps, much in the same direction
+
+
+def test_parameters_go_to_the_pure_functions_and_back():
+    net = trained(new(), X, Y)
+    init, step = trainer(net.config, optax.sgd(0.5))
+    state, loss = jax.jit(step)(init(net.params, jax.random.key(0)), Batch(X[..., None], Y))
+    assert loss == pytest.approx(net.loss_function(net.predict(X[..., None]), Y), rel=1e-5)
+    history = net.history
+    net.params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(net.params)} == {np.dtype("float32")}
+    scores = jax.jit(forward)(state.params, X[..., None], net.config)[0]
+    np.testing.assert_allclose(net.predict(X[..., None])[..., 0], scores, atol=1e-6)
+    assert net.history == history
+    other = new()
+    other.params = state.params
+    assert_same_bits(net, other)  # the optimiser's state starts anew
+    assert np.isfinite(net.train(X, Y, epochs=1).loss).all()
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (np.zeros(C + 1), r"params\.readout\.bias: expected \(3,\), got \(4,\)"),
+        (np.full(C, "a"), "params"),
+        (np.full(C, 1j), "params"),
+        (None, "params: expected"),
+    ],
+    ids=["other shape", "strings", "complex", "other pytree"],
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_parameters_that_do_not_fit_are_refused(bias, message):
+    net = new()
+    with pytest.raises((TypeError, ValueError), match=message):
+        net.params = net.params._replace(readout=net.params.readout._replace(bias=bias))
+    assert_same_bits(net, new())
+
+
+# The callback, Ctrl-C and NaN.
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "least", "most"),
+    [(250, None, 24, 26), (3, None, 3, 6), (7, 2, 3, 3), (7, 1, 7, 7), (2, 0.5, 2, 4), (2, 3, 0, 0)],
+    ids=["250 epochs", "3 epochs", "every 2 of 7", "every 1 of 7", "every half of 2", "every 3 of 2"],
+)
+def test_callback_is_called_now_and_then(epochs, every, least, most):
+    net, calls = new(), []
+
+    def callback():
+        calls.append((len(net.history.loss), net.predict([0.5])))
+
+    net.train(X, Y, epochs=epochs, periodic_callback=callback, callback_every=every)
+    assert least <= len(calls) <= most
+    assert len(net.history.loss) == epochs
+    if every is not None and every >= 1:
+        assert [finished for finished, _ in calls] == [every * (k + 1) for k in range(len(calls))]
+    for (_, before), (_, after) in itertools.pairwise(calls):
+        assert not np.array_equal(before, after)  # it sees the parameters of that moment
+
+
+def test_callback_does_not_change_the_training():
+    with_callback = trained(new(), X, Y, epochs=4, periodic_callback=lambda: None, callback_every=1)
+    assert_same_bits(with_callback, trained(new(), X, Y, epochs=4))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_error_in_the_callback_leaves_the_finished_epochs(error):
+    net = new(schedule=constant)
+
+    def callback():
+        if len(net.history.loss) == 3:
+            raise error
+
+    with pytest.raises(error):
+        net.train(X, Y, epochs=9, learning_rate=0.05, periodic_callback=callback, callback_every=1, validation=(X, Y))
+    assert [len(losses) for losses in net.history] == [3, 3]
+    assert_same_bits(net, trained(new(schedule=constant), X, Y, epochs=3))
+    assert np.isfinite(net.predict(X[0])).all()
+    assert len(trained(net, X, Y).history.loss) == 5
+
+
+INTERRUPTED = """
+import numpy as np
+from jlstm import LSTMNetwork
+
+net = LSTMNetwork(1, 4, 3, batch_size=8, progress=False)
+try:
+    net.train(np.zeros((4096, 5)), np.zeros((4096, 5), int), 10**5, callback_every=1,
+              periodic_callback=lambda: print("going", flush=True))
+except KeyboardInterrupt:
+    print("interrupted", len(net.history.loss), np.isfinite(net.predict([0.0])).all(), flush=True)
+"""
+
+
+def test_ctrl_c_is_answered_and_leaves_the_finished_epochs():
+    environment = os.environ | {"PYTHONPATH": str(Path(network.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "going\n"  # an epoch is finished, and another is being trained
+        process.send_signal(signal.SIGINT)
+        lines = process.communicate(timeout=20)[0].split("\n")  # about half a second on an idle machine
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    word, epochs, finite = lines[-2].split()
+    assert (word, finite) == ("interrupted", "True")
+    assert int(epochs) == 1 + lines.count("going")
+
+
+def test_ever_larger_steps_stop_with_finite_parameters():
+    net = new(output_size=1, loss="mse", optimizer=optax.sgd)
+    with pytest.raises(FloatingPointError, match="in epoch 1; the parameters from before are kept"):
+        net.train(X, VALUES, epochs=5, learning_rate=1e30)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net.params))
+    assert net.history == History()
+
+
+def test_nan_in_a_later_epoch_keeps_the_epochs_before_it():
+    net = new(schedule=lambda part: jnp.where(part < 0.5, 1.0, jnp.nan), optimizer=optax.sgd)
+    with pytest.raises(FloatingPointError, match="in epoch 3"):
+        net.train(X, Y, epochs=4, learning_rate=0.1)
+    assert len(net.history.loss) == 2
+    assert np.isfinite(net.predict(X[0])).all()
+
+
+def test_silent_without_progress(capfd):
+    trained(new(), X, Y)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_shown_on_standard_error(capfd):
+    trained(new(progress=True), X, Y, epochs=3)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("epoch 3/3 | loss ")
+
+
+# What is refused, and how.
+
+BAD_ARGUMENTS = {
+    "input_size 0": ({"input_size": 0}, ValueError, "input_size: expected at least 1, got 0"),
+    "hidden_size '4'": ({"hidden_size": "4"}, TypeError, "hidden_size: expected an integer, got '4'"),
+    "hidden_size 4.0": ({"hidden_size": 4.0}, TypeError, "hidden_size"),
+    "output_size True": ({"output_size": True}, TypeError, "output_size"),
+    "apply_softmax 'yes'": ({"apply_softmax": "yes"}, TypeError, "apply_softmax"),
+    "apply_softmax with mse": ({"apply_softmax": True, "loss": "mse"}, ValueError, "apply_softmax.*mse"),
+    "loss 'MSE'": ({"loss": "MSE"}, ValueError, "loss: expected one of .*'mse'.*, got 'MSE'"),
+    "loss None": ({"loss": None}, ValueError, "loss"),
+    "target 'first'": ({"target": "first"}, ValueError, "target.*'last'"),
+    "seed -1": ({"seed": -1}, ValueError, "seed"),
+    "seed 0.5": ({"seed": 0.5}, TypeError, "seed"),
+    "seed 2**70": ({"seed": 2**70}, ValueError, "seed"),
+    "optimizer 'adam'": ({"optimizer": "adam"}, TypeError, "optimizer: expected a callable"),
+    "optimizer with its rate": ({"optimizer": optax.sgd(0.1)}, TypeError, "optimizer: expected a callable"),
+    "optimizer of something else": ({"optimizer": lambda rate: rate}, TypeError, "optimizer.*GradientTransformation"),
+    "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size"),
+    "batch_size 1.5": ({"batch_size": 1.5}, TypeError, "batch_size"),
+    "schedule 'cosine'": ({"schedule": "cosine"}, TypeError, "schedule: expected a callable"),
+    "input_scale 0": ({"input_scale": 0}, ValueError, "input_scale"),
+    "input_scale 'wide'": ({"input_scale": "wide"}, TypeError, "input_scale"),
+    "input_scale NaN": ({"input_scale": float("nan")}, ValueError, "input_scale"),
+    "progress None": ({"progress": None}, TypeError, "progress"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_arguments_of_the_network_that_do_not_fit_are_refused(case):
+    arguments, error, message = BAD_ARGUMENTS[case]
+    with pytest.raises(error, match=message):
+        LSTMNetwork(**{"input_size": 1, "hidden_size": H, "output_size": C} | arguments)
+
+
+STRINGS = np.array([["a"] * T] * N)
+BAD_TRAINING = {
+    "no Y": ((X,), {}, (TypeError, ValueError), "Y"),
+    "X a number": ((1.0, Y), {}, ValueError, "X: expected sequences of shape"),
+    "X None": ((None, Y), {}, TypeError, "X: expected numbers"),
+    "X strings": ((STRINGS, Y), {}, TypeError, "X: expected numbers, got strings"),
+    "X complex": ((X * 1j, Y), {}, TypeError, "X: expected real numbers"),
+    "X a dict": (({}, Y), {}, TypeError, "X"),
+    "X empty": (([], []), {}, ValueError, "X: expected at least one sequence"),
+    "X without steps": ((X[:, :0], Y[:, :0]), {}, ValueError, "X: expected at least one time step"),
+    "X with an empty sequence": (([[0.5], []], [[1], []]), {}, ValueError, r"X\[1\]: expected at least one time step"),
+    "X of two features": ((np.ones((N, T, 2)), Y), {}, ValueError, r"X: .*got shape \(6, 5, 2\)"),
+    "X one sequence": ((X[0], Y[0]), {}, ValueError, "X: expected sequences of shape"),
+    "X NaN": ((np.where(Y == 0, np.nan, X), Y), {}, ValueError, "X: expected finite numbers"),
+    "X beyond float32": ((X * 1e300, Y), {}, ValueError, "X: expected finite numbers in float32"),
+    "X a list with NaN": (([X[0], X[1] * np.inf], Y[:2]), {}, ValueError, "X: expected finite numbers"),
+    "Y a number": ((X, 1), {}, (TypeError, ValueError), "Y"),
+    "Y strings": ((X, STRINGS), {}, TypeError, "Y"),
+    "Y floats as ids": ((X, Y.astype(float)), {}, TypeError, "Y: expected class ids as integers, got float64"),
+    "Y beyond the classes": ((X, Y + 1), {}, ValueError, "Y: expected class ids from 0 to 2, got 3"),
+    "Y negative": ((X, Y - 1), {}, ValueError, "Y: expected class ids from 0 to 2, got -1"),
+    "Y of fewer sequences": ((X, Y[:-1]), {}, ValueError, "Y: expected targets for the 6 sequences of X"),
+    "Y of fewer steps": ((X, Y[:, :-1]), {}, ValueError, r"Y\[0\]: expected 5 time steps as in X\[0\], got 4"),
+    "Y of other lengths": ((X, LISTS[1]), {}, ValueError, r"Y\[1\]: expected 5 time steps as in X\[1\], got 1"),
+    "Y without steps": ((X, Y[:, 0]), {}, ValueError, "Y: expected targets for the 6 sequences of X"),
+    "Y of other classes": ((X, np.eye(C + 1)[Y]), {}, ValueError, r"Y: expected targets of shape .*\(6, 5, 4\)"),
+    "Y no probabilities": ((X, ONE_HOT * 2), {}, ValueError, "Y: expected one-hot vectors or probabilities"),
+    "Y NaN": ((X, ONE_HOT * np.nan), {}, ValueError, "Y: expected finite numbers"),
+    "epochs -1": ((X, Y, -1), {}, ValueError, "epochs: expected at least 0, got -1"),
+    "epochs 1.5": ((X, Y, 1.5), {}, TypeError, "epochs: expected an integer"),
+    "epochs beyond int32": ((X, Y, 10**10), {}, (ValueError, TypeError), "epochs"),
+    "learning_rate -1": ((X, Y, 1, -1.0), {}, ValueError, "learning_rate"),
+    "learning_rate NaN": ((X, Y, 1, float("nan")), {}, ValueError, "learning_rate"),
+    "learning_rate a function": ((X, Y, 1, optax.constant_schedule(0.1)), {}, TypeError, "learning_rate: expected"),
+    "decay_rate -1": ((X, Y, 1, 0.1, -1.0), {}, ValueError, "decay_rate"),
+    "decay_rate '0'": ((X, Y, 1, 0.1, "0"), {}, TypeError, "decay_rate"),
+    "periodic_callback 5": ((X, Y, 1, 0.1, 0.0, 5), {}, TypeError, "periodic_callback: expected a callable, got 5"),
+    "callback_every 0": ((X, Y, 1), {"callback_every": 0}, ValueError, "callback_every: expected a positive number"),
+    "callback_every -1": ((X, Y, 1), {"callback_every": -1}, ValueError, "callback_every"),
+    "callback_every '1'": ((X, Y, 1), {"callback_every": "1"}, TypeError, "callback_every"),
+    "validation X alone": ((X, Y, 1), {"validation": X}, TypeError, r"validation: expected \(X, Y\) or Windows"),
+    "validation X": ((X, Y, 1), {"validation": (X * np.nan, Y)}, ValueError, r"validation\[0\]: expected finite"),
+    "validation Y": ((X, Y, 1), {"validation": (X, Y + 1)}, ValueError, r"validation\[1\]: expected class ids"),
+    "validation windows": ((X, Y, 1), {"validation": Windows([0, 9], 1)}, ValueError, "validation: expected ids below"),
+    "windows with Y": ((Windows([0, 1, 2], 1), Y), {}, ValueError, "Y: expected None"),
+    "windows of other ids": ((Windows([0, 1, 9], 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    """One network on which everything is tried that is refused."""
+    return new()
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_training_that_does_not_fit_is_refused_and_changes_nothing(untouched, case):
+    arguments, options, error, message = BAD_TRAINING[case]
+    with pytest.raises(error, match=message):
+        untouched.train(*arguments, **options)
+    assert untouched.history == History()
+    assert_same_bits(untouched, new())
+
+
+def test_windows_need_one_input_or_one_for_each_class():
+    windows = Windows([0, 1, 2], 1)
+    with pytest.raises(ValueError, match=r"X: Windows need a network with input_size 1 .* got input_size 2"):
+        new(input_size=2).train(windows)
+    with pytest.raises(ValueError, match=r"X: Windows .* need loss='cross_entropy', got 'mse'"):
+        new(output_size=2, loss="mse").train(windows)
+
+
+BAD_SEQUENCES = {
+    "[A, B]": (np.ones((3, 4)), ValueError, r"x: expected one sequence \[T, I\] with I = 1.*write x\[\.\.\., None\]"),
+    "lists [A, B]": ([[0.5, 1.0], [1.0, 0.5]], ValueError, r"write x\[\.\.\., None\]"),
+    "lists of different lengths": ([[0.5, 1.0], [1.0]], ValueError, "x: .*of different length as a list of arrays"),
+    "a number": (0.5, ValueError, r"x: expected a sequence of shape \[T\] or \[T, 1\], got shape \(\)"),
+    "None": (None, TypeError, "x: expected numbers"),
+    "a string": ("Hello", TypeError, "x: expected numbers, got strings"),
+    "nothing": ([], ValueError, "x: expected at least one time step"),
+    "no sequences": (np.ones((0, T, 1)), ValueError, "x: expected at least one sequence"),
+    "an empty sequence among others": ([X[0], X[0, :0]], ValueError, r"x\[1\]: expected at least one time step"),
+    "two features": (np.ones((N, T, 2)), ValueError, r"x: .*got shape \(6, 5, 2\)"),
+    "four axes": (np.ones((1, 1, 1, 1)), ValueError, "x: expected a sequence"),
+    "a number among arrays": ([X[0], 0.5], ValueError, r"x\[1\]: expected a sequence"),
+    "NaN": ([0.5, np.nan], ValueError, "x: expected finite numbers in float32, got nan"),
+    "infinity in a list": ([X[0], X[1] * np.inf], ValueError, r"x\[1\]: expected finite numbers"),
+    "complex": (X[0] * 1j, TypeError, "x: expected real numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SEQUENCES)
+def test_sequences_that_do_not_fit_are_refused(untouched, case):
+    x, error, message = BAD_SEQUENCES[case]
+    with pytest.raises(error, match=message):
+        untouched.predict(x)
+
+
+# loss_function against a calculation by hand.
+
+TINY = float(np.finfo(np.float32).tiny)
+P = np.array([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], [[0.125, 0.125, 0.75], [0.2, 0.2, 0.6]]])[..., None]
+IDS = np.array([[1, 1], [2, 0]])
+BY_HAND = -(np.log(0.25) + 0 + np.log(0.75) + np.log(0.2)) / 4
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {
+        "probabilities": new(apply_softmax=True),
+        "logits": new(),
+        "last": new(target="last", apply_softmax=True),
+        "mse": new(output_size=2, loss="mse"),
+        "mse last": new(output_size=2, loss="mse", target="last"),
+    }
+
+
+LOSSES = {
+    "a batch": ("probabilities", P, IDS, BY_HAND),
+    "one-hot": ("probabilities", P, np.eye(C)[IDS], BY_HAND),
+    "columns": ("probabilities", P, np.eye(C)[IDS][..., None], BY_HAND),
+    "one sequence": ("probabilities", P[0], IDS[0], -np.log(0.25) / 2),
+    "one sequence, a list of columns": ("probabilities", P[0], list(np.eye(C)[IDS[0], :, None]), -np.log(0.25) / 2),
+    "a list": ("probabilities", list(P), list(IDS), BY_HAND),
+    "a list of different lengths": ("probabilities", [P[0], P[1, :1]], [[1, 1], [2]], -np.log(0.25 * 0.75) / 3),
+    "the floor": ("probabilities", P[0], [0, 0], -(np.log(0.5) + np.log(TINY)) / 2),
+    "shares": ("probabilities", P[0], [[0.5, 0.5, 0], [0, 1, 0]], -(np.log(0.5) + np.log(0.25)) / 4),
+    "logits": ("logits", np.log(P[1]) + 7, IDS[1], -(np.log(0.75) + np.log(0.2)) / 2),
+    "large logits": ("logits", np.array([[1e4, 0, -1e4]])[..., None], [1], 1e4),
+    "last": ("last", P[:, 1], [1, 0], -np.log(0.2) / 2),
+    "last, one sequence": ("last", P[1, 1], 0, -np.log(0.2)),
+    "last, one column": ("last", P[1, 1], np.array([[1.0], [0], [0]]), -np.log(0.2)),
+    "last, a list": ("last", [P[0, 0], P[1, 1]], [0, 0], -np.log(0.5 * 0.2) / 2),
+    "values": ("mse", np.array([[[1.0], [2]], [[0], [0]]]), [[0, 0], [3, 1]], (2.5 + 5) / 2),
+    "value columns": ("mse", np.array([[[1.0], [2]], [[0], [0]]]), [[[0], [0]], [[3], [1]]], (2.5 + 5) / 2),
+    "last values": ("mse last", np.array([[[1.0], [2]], [[0], [0]]]), [[0, 0], [3, 1]], (2.5 + 5) / 2),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_loss_function_is_the_mean_by_hand(networks, case):
+    name, predictions, targets, expected = LOSSES[case]
+    loss = networks[name].loss_function(predictions, targets)
+    assert type(loss) is float
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("apply_softmax", [False, True])
+def test_loss_function_is_what_training_makes_small(apply_softmax):
+    net = new(apply_softmax=apply_softmax)
+    expected = float(jax.jit(loss_fn)(net.params, X[..., None], Y, net.config))
+    assert net.loss_function(net.predict(X[..., None]), Y) == pytest.approx(expected, rel=1e-5)
+
+
+BAD_LOSSES = {
+    "predictions a number": (0.5, [0], (TypeError, ValueError), "predictions"),
+    "predictions None": (None, [0], (TypeError, ValueError), "predictions"),
+    "predictions without columns": (P[0, ..., 0], IDS[0], ValueError, r"predictions.*\[T, C, 1\] with C = 3"),
+    "predictions of other classes": (P[:, :, :2], IDS, ValueError, r"predictions\[0\].*C = 3, got shape \(2, 2, 1\)"),
+    "predictions NaN": (P * np.nan, IDS, ValueError, "predictions"),
+    "no predictions": ([], [], ValueError, "predictions|targets"),
+    "targets of fewer sequences": (P, IDS[:1], ValueError, "targets: expected targets for the 2 sequences"),
+    "targets of fewer steps": (P, IDS[:, :1], ValueError, r"targets\[0\]: expected 2 time steps"),
+    "targets beyond the classes": (P, IDS + 1, ValueError, "targets: expected class ids from 0 to 2, got 3"),
+    "targets floats": (P, IDS * 1.0, TypeError, "targets: expected class ids"),
+    "targets None": (P, None, (TypeError, ValueError), "targets"),
+    "targets a number": (P, 1, (TypeError, ValueError), "targets"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LOSSES)
+def test_predictions_and_targets_that_do_not_fit_are_refused(networks, case):
+    predictions, targets, error, message = BAD_LOSSES[case]
+    with pytest.raises(error, match=message):
+        networks["probabilities"].loss_function(predictions, targets)

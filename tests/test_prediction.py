@@ -1,0 +1,105 @@
+"""Prediction in blocks against one plain forward pass, and the number of shapes that it compiles."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jlstm import prediction
+from jlstm.cell import LSTMParams
+from jlstm.model import LSTMConfig, ModelParams, Readout, forward
+from jlstm.prediction import predict
+
+H, C = 4, 3
+CONFIG, LAST = LSTMConfig(1, H, C), LSTMConfig(1, H, C, target="last")
+ATOL = 2e-6  # of logits up to about 2, after up to 600 steps
+RNG = np.random.default_rng(0)
+LONG = RNG.normal(size=(8, 600, 1)).astype(np.float32)
+SHORT = RNG.normal(size=(300, 17, 1)).astype(np.float32)
+
+
+@functools.cache
+def params():
+    shapes = (1, 4 * H), (H, 4 * H), (4 * H,), (H, C), (C,)
+    *layer, weight, bias = (np.random.default_rng(1).normal(size=shape).astype(np.float32) for shape in shapes)
+    return ModelParams((LSTMParams(*layer),), Readout(weight, bias))
+
+
+@functools.cache
+def plain(name):
+    """The logits of a whole array; those of a sequence's beginning are the beginning of its logits."""
+    return np.asarray(jax.jit(forward, static_argnums=2)(params(), {"long": LONG, "short": SHORT}[name], CONFIG)[0])
+
+
+def assert_close(scores, expected):
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("steps", [1, 15, 16, 17, 256, 257, 600])
+def test_one_sequence_of_any_length(steps):
+    [each] = predict(params(), [LONG[3, :steps]], CONFIG)
+    [last] = predict(params(), [LONG[3, :steps]], LAST)
+    assert_close(each, plain("long")[3, :steps, :, None])
+    assert_close(last, plain("long")[3, steps - 1, :, None])
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+def test_mixed_lengths_keep_their_order(target):
+    lengths = [600, 1, 257, 16, 256, 15, 512, 17]
+    sequences, config = [x[:n] for x, n in zip(LONG, lengths, strict=True)], CONFIG if target == "each" else LAST
+    scores = predict(params(), sequences, config)
+    assert len(scores) == 8
+    for row, whole, n in zip(scores, plain("long"), lengths, strict=True):
+        assert_close(row, (whole[:n] if target == "each" else whole[n - 1])[..., None])
+
+
+def test_more_rows_than_a_block_holds_in_blocks_of_bounded_size(monkeypatch):
+    shapes, scores_of = [], prediction._scores
+
+    def recorded(params, xs, *arguments, **options):
+        shapes.append(xs.shape)
+        return scores_of(params, xs, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "_scores", recorded)
+    lengths = np.random.default_rng(2).integers(1, 18, size=300)
+    scores = predict(params(), [x[:n] for x, n in zip(SHORT, lengths, strict=True)], CONFIG)
+    for row, whole, n in zip(scores, plain("short"), lengths, strict=True):
+        assert_close(row, whole[:n, :, None])
+    predict(params(), list(LONG), CONFIG)
+    assert [shape[0] for shape in shapes] == [256, 44, 8, 8, 8]
+    assert max(shape[1] for shape in shapes) == 256
+
+
+@pytest.mark.parametrize("config", [CONFIG, LAST], ids=["each", "last"])
+def test_softmax_gives_probabilities(config):
+    sequences = [LONG[0, :9], LONG[1, :17]]
+    both = (predict(params(), sequences, config, apply_softmax=softmax) for softmax in (False, True))
+    for logits, probabilities in zip(*both, strict=True):
+        exps = np.exp(logits)
+        np.testing.assert_allclose(probabilities, exps / exps.sum(axis=-2, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(probabilities.sum(axis=-2), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "compiled"),
+    [((1, 18), (1, 32), 0), ((1, 17), (1, 16), 1), ((17, 16), (18, 3), 0), ((18, 16), (19, 16), 1)],
+    ids=["length within a bucket", "length beyond it", "rows within a bucket", "rows beyond it"],
+)
+def test_few_shapes_are_compiled(first, second, compiled):
+    config = LSTMConfig(1, H, C, input_scale=100.0 * first[0] + first[1])  # one of its own: nothing is compiled yet
+    counts = []
+    for rows, steps in (first, second):
+        predict(params(), [np.ones((steps, 1))] * rows, config)
+        counts.append(prediction._scores._cache_size())
+    assert counts[1] - counts[0] == compiled
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 6, 8])
+def test_rows_are_rounded_up_little_and_to_whole_devices(devices):
+    for rows in range(devices, 257):
+        height = prediction._rounded_up(rows, devices)
+        assert height >= rows
+        assert height % devices == 0
+        assert height <= 1.125 * rows + devices

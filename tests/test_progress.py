@@ -1,0 +1,159 @@
+"""What a person sees while a network trains, on a terminal and elsewhere, with a clock of the test's own."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jlstm import LSTMNetwork, progress
+from jlstm.progress import Progress
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+    def screen(self):
+        """The lines that a person sees: a carriage return goes to the line's begin, and what comes then overwrites it."""
+        lines = []
+        for line in self.getvalue().split("\n"):
+            seen = ""
+            for part in line.split("\r"):
+                seen = part + seen[len(part) :]
+            lines.append(seen.rstrip())
+        return lines
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until a test sets its `now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def stream(monkeypatch, terminal):
+    stream = Stream(terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("epochs_done", "loss", "seconds", "validation", "line"),
+    [
+        (5, 0.25, 5.0, None, "epoch 5/10 | loss 0.2500 | 150 sequences/s | 0:05 left"),
+        (5, 0.25, 5.0, 1.5, "epoch 5/10 | loss 0.2500 | validation 1.5000 | 150 sequences/s | 0:05 left"),
+        (0.5, 3.0, 10.0, None, "epoch 1/10 | loss 3.0000 | 8 sequences/s | 3:10 left"),
+        (2.5, 0.00004, 0.01, None, "epoch 2/10 | loss 0.0000 | 37,500 sequences/s | 0:00 left"),
+        (5, 12.5, 3599.4, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 59:59 left"),
+        (5, 12.5, 3600, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 1:00:00 left"),
+        (1, 12.5, 10000, None, "epoch 1/10 | loss 12.5000 | 0 sequences/s | 25:00:00 left"),
+        (10, 0.125, 60, None, "epoch 10/10 | loss 0.1250 | 25 sequences/s | 0:00 left"),
+    ],
+    ids=["seconds", "validation", "minutes", "fast", "under an hour", "an hour", "a day", "end"],
+)
+def test_line(epochs_done, loss, seconds, validation, line):
+    assert Progress(epochs=10, sequences=150).line(epochs_done, loss, seconds, validation) == line
+
+
+def test_plain_lines_are_occasional(clock, monkeypatch):
+    err = stream(monkeypatch, terminal=False)
+    shown = Progress(epochs=100, sequences=150)
+    for epoch in range(1, 101):  # half a second each
+        clock.now += 0.5
+        shown.update(epoch, 1 / epoch)
+        shown.clear()
+    assert "\r" not in err.getvalue()
+    assert [line.split(" |")[0] for line in err.screen()] == [f"epoch {k}/100" for k in (20, 40, 60, 80, 100)] + [""]
+    assert err.screen()[0] == "epoch 20/100 | loss 0.0500 | 300 sequences/s | 0:40 left"
+
+
+def test_short_training_shows_its_end(clock, monkeypatch):
+    err = stream(monkeypatch, terminal=False)
+    shown = Progress(epochs=2, sequences=10)
+    for epoch in (1, 2):
+        clock.now += 0.5
+        shown.update(epoch, 1.0)
+    assert err.screen() == ["epoch 2/2 | loss 1.0000 | 20 sequences/s | 0:00 left", ""]
+
+
+def test_terminal_has_one_line_that_renews_itself(clock, monkeypatch):
+    err = stream(monkeypatch, terminal=True)
+    shown = Progress(epochs=3, sequences=10)
+    screens = []
+    for done, seconds in ((0.001, 20), (1, 20), (1.5, 0.01), (2, 10), (3, 0.5)):
+        clock.now += seconds
+        shown.update(done, 1.0)
+        screens.append(err.screen())
+    assert screens == [
+        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 16:39:40 left"],
+        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 1:20 left"],  # shorter, and nothing of the longer one is left
+        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 1:20 left"],  # too soon
+        ["epoch 2/3 | loss 1.0000 | 0 sequences/s | 0:25 left"],
+        ["epoch 3/3 | loss 1.0000 | 1 sequences/s | 0:00 left", ""],
+    ]
+
+
+def test_cleared_line_leaves_the_terminal_empty(clock, monkeypatch):
+    err = stream(monkeypatch, terminal=True)
+    shown = Progress(epochs=3, sequences=10)
+    shown.clear()
+    assert err.getvalue() == ""
+    clock.now += 1
+    shown.update(1, 1.0)
+    shown.clear()
+    assert err.screen() == [""]
+    err.write("printed by a callback\n")
+    clock.now += 1
+    shown.update(2, 1.0)
+    assert err.screen() == ["printed by a callback", "epoch 2/3 | loss 1.0000 | 10 sequences/s | 0:01 left"]
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+def test_training_clears_the_line_before_the_callback_prints(monkeypatch, terminal):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    err = stream(monkeypatch, terminal)
+    shown = []
+
+    def callback():
+        shown.append(len(err.getvalue()))
+        assert err.screen()[-1] == ""
+        print("callback", file=err)
+
+    data = np.zeros((4, 5)), np.zeros((4, 5), int)
+    LSTMNetwork(1, 4, 3).train(*data, epochs=3, periodic_callback=callback, callback_every=1, validation=data)
+    assert len(shown) == 3
+    assert shown[0] > 0
+    lines = [line for line in err.screen() if line]
+    assert lines.count("callback") == 3
+    assert lines[-2].startswith("epoch 3/3 | loss ")
+    assert " | validation " in lines[-2]
+    assert ("\r" in err.getvalue()) == terminal
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
+def test_training_that_ends_early_leaves_the_cursor_on_a_line_of_its_own(monkeypatch, error):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    err = stream(monkeypatch, terminal=True)
+
+    def breaks(*_):
+        raise error
+
+    update = Progress.update
+
+    def update_twice(self, *arguments):
+        update(self, *arguments)
+        if arguments[0] == 2:
+            raise error
+
+    monkeypatch.setattr(Progress, "update", update_twice)
+    with pytest.raises(error):
+        LSTMNetwork(1, 4, 3).train(np.zeros((4, 5)), np.zeros((4, 5), int), epochs=3)
+    assert err.screen()[-1] == ""  # where the traceback begins

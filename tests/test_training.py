@@ -1,0 +1,312 @@
+"""Learning: one step against its gradient, the learning rate against its formula, and the mini-batches of `fit`."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jlstm import training
+from jlstm.cell import LSTMParams
+from jlstm.data import Batch, Windows
+from jlstm.losses import loss_fn
+from jlstm.model import LSTMConfig, ModelParams, Readout
+from jlstm.training import Schedule, constant, cosine, evaluate, fit, rate, trainer
+
+D, H, C, N, T = 2, 4, 3, 5, 6  # inputs, hidden units, classes, sequences, steps
+CONFIG = LSTMConfig(D, H, C)
+LENGTHS = np.array([6, 3, 1, 6, 2])
+RNG = np.random.default_rng(0)
+BATCH = Batch(RNG.normal(size=(N, T, D)).astype(np.float32), RNG.integers(C, size=(N, T)).astype(np.int32))
+
+
+def params_of(config=CONFIG):
+    rng, (features, classes) = np.random.default_rng(2), (config.input_size, config.output_size)
+    shapes = (features, 4 * H), (H, 4 * H), (4 * H,), (H, classes), (classes,)
+    *layer, weight, bias = (rng.normal(size=shape, scale=0.5).astype(np.float32) for shape in shapes)
+    return ModelParams((LSTMParams(*layer),), Readout(weight, bias))
+
+
+@jax.jit
+@jax.value_and_grad
+def loss_and_grad(params, batch):
+    return loss_fn(params, batch.xs, batch.ys, CONFIG, lengths=batch.lengths)
+
+
+def assert_close(got, expected, atol=1e-6):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), got, expected)
+
+
+def assert_same_bits(got, expected):
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def minus(params, factor, grads):
+    return jax.tree.map(lambda p, g: np.asarray(p) - factor * np.asarray(g), params, grads)
+
+
+def norm(tree):
+    return math.sqrt(sum(float((np.asarray(leaf, float) ** 2).sum()) for leaf in jax.tree.leaves(tree)))
+
+
+with_and_without_lengths = pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
+
+
+@with_and_without_lengths
+def test_sgd_step_is_params_minus_rate_times_gradient(lengths):
+    batch, params = BATCH._replace(lengths=lengths), params_of()
+    init, step = trainer(CONFIG, optax.sgd(0.5))
+    before = init(params, jax.random.key(7))
+    after, loss = jax.jit(step)(before, batch)
+    expected_loss, grads = loss_and_grad(params, batch)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    assert_close(after.params, minus(params, 0.5, grads))
+    assert (int(before.step), int(after.step)) == (0, 1)
+    assert_same_bits(jax.random.key_data(after.key), jax.random.key_data(before.key))
+
+
+def two_steps(optimizer):
+    """The parameters before and after each of two steps, and the gradients that the steps should have used."""
+    init, step = trainer(CONFIG, optimizer)
+    state, params, grads = init(params_of(), jax.random.key(0)), [params_of()], []
+    for _ in range(2):
+        grads.append(loss_and_grad(state.params, BATCH)[1])
+        state, _ = jax.jit(step)(state, BATCH)
+        params.append(state.params)
+    return params, grads
+
+
+def test_clipping_bounds_the_global_norm():
+    params, grads = two_steps(optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)))
+    assert norm(grads[0]) > 0.1
+    assert norm(minus(params[0], 1, params[1])) == pytest.approx(0.01, rel=1e-3)
+    assert_close(params[1], minus(params[0], 0.01 / norm(grads[0]), grads[0]))
+
+
+def test_weight_decay_sees_the_parameters():
+    params, grads = two_steps(optax.adamw(0.01, weight_decay=0.5))
+    moved = jax.tree.map(lambda p, g: p - 0.01 * (g / (abs(g) + 1e-8) + 0.5 * p), params[0], grads[0])
+    assert_close(params[1], moved)  # the first step of Adam is the gradient's sign
+
+
+def test_schedule_of_optax_counts_the_steps():
+    params, grads = two_steps(optax.sgd(optax.piecewise_constant_schedule(1.0, {1: 0.25})))
+    assert_close(params[1], minus(params[0], 1.0, grads[0]))
+    assert_close(params[2], minus(params[1], 0.25, grads[1]))
+
+
+def test_vmap_trains_eight_networks_at_once():
+    init, step = trainer(CONFIG, optax.adam(0.01))
+    rng, keys = np.random.default_rng(3), jax.random.split(jax.random.key(0), 8)
+    first = jax.vmap(init)(jax.tree.map(lambda leaf: rng.normal(size=(8, *leaf.shape)), params_of()), keys)
+    together, alone = first, [jax.tree.map(lambda leaf, k=k: leaf[k], first) for k in range(8)]
+    steps, step = jax.jit(jax.vmap(step, in_axes=(0, None))), jax.jit(step)
+    for _ in range(3):
+        together, losses = steps(together, BATCH)
+        alone = [step(state, BATCH)[0] for state in alone]
+    assert losses.shape == (8,)
+    assert len(np.unique(losses)) == 8
+    for k in range(8):
+        assert_close(jax.tree.map(lambda leaf, k=k: leaf[k], together.params), alone[k].params, atol=2e-6)
+
+
+def test_shapes_of_the_rate():
+    parts = jnp.linspace(0, 1, 5)
+    np.testing.assert_allclose(cosine(parts), [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0], atol=1e-6)
+    np.testing.assert_array_equal(constant(parts), np.ones(5))
+
+
+def documented_rate(learning_rate, decay_rate, shape, calls):
+    """The rate at each step of some calls, each of so many epochs of so many steps, as the documentation has it."""
+    rates, epochs_before = [], 0
+    for epochs, epoch_steps in calls:
+        for k in range(epochs * epoch_steps):
+            factor = (1 + math.cos(math.pi * k / (epochs * epoch_steps))) / 2 if shape is cosine else 1
+            rates.append(learning_rate * factor / (1 + decay_rate * (epochs_before + k / epoch_steps)))
+        epochs_before += epochs
+    return rates
+
+
+@pytest.mark.parametrize("shape", [cosine, constant])
+def test_rate_is_its_formula_over_two_trainings(shape):
+    expected = documented_rate(0.1, 0.05, shape, [(4, 3), (2, 5)])
+    first = Schedule(0.1, 0.05, first_step=0, first_epoch=0.0, epoch_steps=3, steps=12)
+    second = Schedule(0.1, 0.05, first_step=12, first_epoch=4.0, epoch_steps=5, steps=10)
+    got = [*rate(first, shape, jnp.arange(12)), *rate(second, shape, jnp.arange(12, 22))]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+# What `fit` does at every step, seen from inside: with zero parameters and one sequence a batch, the gradient of the
+# squared error with respect to the readout's bias is -2 times the target, so it tells which sequence was visited.
+ROWS, MOST_STEPS = 7, 64
+TOLD_APART = LSTMConfig(D, H, 1, loss="mse", target="last")
+NUMBERED = Batch(np.ones((ROWS, T, D), np.float32), np.arange(ROWS, dtype=np.float32)[:, None])
+
+
+def recorder(schedule):
+    def init(params):
+        return jnp.zeros((2, MOST_STEPS)), jnp.zeros((), int)
+
+    def update(grads, state, params=None):
+        seen, k = state
+        seen = seen.at[:, k].set(jnp.array([grads.readout.bias[0] / -2, schedule(k)]))
+        return jax.tree.map(jnp.zeros_like, grads), (seen, k + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+@functools.cache
+def visits(seed=0):
+    """Which sequence each step of three epochs visited, `[epochs, steps]`, and with which learning rate."""
+    zeros = jax.tree.map(np.zeros_like, params_of(TOLD_APART))
+    state = trainer(TOLD_APART, recorder(constant)).init(zeros, jax.random.key(seed))
+    schedule = Schedule(0.1, 0.5, 0, 0.0, ROWS, 3 * ROWS)
+    reports = list(
+        fit(state, schedule, NUMBERED, epochs=3, batch_size=1, config=TOLD_APART, optimizer=recorder, shape=cosine)
+    )
+    rows, rates = np.asarray(reports[-1].state.opt_state[0])[:, : 3 * ROWS]
+    return np.rint(rows).astype(int).reshape(3, ROWS), rates
+
+
+def test_every_sequence_is_visited_once_an_epoch_in_an_order_of_its_own():
+    orders, _ = visits()
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(ROWS), (3, 1)))
+    assert len({tuple(order) for order in orders}) == 3
+    assert tuple(np.arange(ROWS)) not in {tuple(order) for order in orders}
+
+
+def test_order_depends_on_the_key_alone():
+    other = visits(seed=1)[0]
+    np.testing.assert_array_equal(visits()[0], visits.__wrapped__()[0])
+    assert (visits()[0] != other).any(axis=1).all()
+
+
+def test_fit_uses_the_documented_rate():
+    np.testing.assert_allclose(visits()[1], documented_rate(0.1, 0.5, cosine, [(3, ROWS)]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size"), [(7, 1), (7, 3), (7, 7), (7, 64), (150, 10), (65, 64), (130, 64)], ids=lambda n: str(n)
+)
+def test_batches_hold_every_row_once_and_are_even(rows, batch_size):
+    batches, width, _ = training._layout(rows, batch_size)
+    order = np.asarray(training._shuffle(jax.random.key(3), rows=rows, batches=batches, width=width))
+    sizes = (order >= 0).sum(axis=1)
+    assert order.shape == (batches, width)
+    np.testing.assert_array_equal(np.sort(order[order >= 0]), np.arange(rows))
+    assert batches == math.ceil(rows / batch_size)
+    assert sizes.max() <= batch_size
+    assert sizes.max() - sizes.min() <= 1
+
+
+def fitting(state, schedule, data=BATCH, *, epochs, batch_size=3, optimizer=optax.sgd, shape=constant, config=CONFIG):
+    return fit(
+        state, schedule, data, epochs=epochs, batch_size=batch_size, config=config, optimizer=optimizer, shape=shape
+    )
+
+
+def start(optimizer=optax.sgd, config=CONFIG):
+    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params_of(config), jax.random.key(5))
+
+
+def schedule_of(learning_rate, epochs):
+    return Schedule(learning_rate, 0.0, np.int32(0), 0.0, epoch_steps=2, steps=2 * epochs)
+
+
+@with_and_without_lengths
+def test_padded_batch_gives_the_step_of_the_unpadded_one(lengths):
+    """Five sequences in batches of three: the second batch is one short."""
+    data = BATCH._replace(lengths=lengths)
+    report = list(fitting(start(), schedule_of(0.5, 1), data, epochs=1))[-1]
+    order = training._shuffle(jax.random.fold_in(jax.random.key(5), 0), rows=N, batches=2, width=3)
+    params, losses = params_of(), []
+    for rows in np.asarray(order):
+        loss, grads = loss_and_grad(params, jax.tree.map(lambda array, rows=rows: array[rows[rows >= 0]], data))
+        params, losses = minus(params, 0.5, grads), [*losses, loss]
+    assert sorted((np.asarray(order) < 0).sum(axis=1)) == [0, 1]
+    assert_close(report.state.params, params)
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_reports_reach_the_end_of_each_epoch():
+    reports = list(fitting(start(), schedule_of(0.1, 3), epochs=3))
+    assert [r.epoch for r in reports if r.part == 1] == [0, 1, 2]
+    assert all(0 < r.part <= 1 for r in reports)
+    assert [r.epoch + r.part for r in reports] == sorted({r.epoch + r.part for r in reports})
+    assert [int(r.state.step) for r in reports] == [round(2 * (r.epoch + r.part)) for r in reports]
+
+
+def test_same_seed_gives_the_same_bits():
+    first, second = (list(fitting(start(), schedule_of(0.1, 2), epochs=2))[-1] for _ in range(2))
+    assert_same_bits(first.state.params, second.state.params)
+    assert first.loss == second.loss
+
+
+def test_how_many_steps_a_call_takes_changes_no_bit(monkeypatch):
+    """It depends on the clock, and the same seed gives the same bits."""
+    ends = []
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(training, "CALL_SECONDS", seconds)
+        reports = list(fitting(start(), schedule_of(0.1, 4), epochs=4))
+        ends.append([(report.loss, *jax.tree.leaves(report.state.params)) for report in reports if report.part == 1])
+    assert_same_bits(*ends)
+
+
+def test_other_numbers_compile_nothing_anew():
+    state = list(fitting(start(), schedule_of(0.1, 1), epochs=1))[-1].state
+    compiled = training._train_steps._cache_size()
+    list(fitting(state, Schedule(0.3, 0.25, state.step, 1.0, epoch_steps=2, steps=6), epochs=3))
+    assert training._train_steps._cache_size() == compiled
+
+
+def test_nan_stops_and_leaves_a_finite_state():
+    def breaks_in_the_second_half(part):
+        return jnp.where(part < 0.5, 1.0, jnp.nan)
+
+    reports = []
+    with pytest.raises(FloatingPointError, match="in epoch 3"):
+        reports.extend(fitting(start(), schedule_of(0.1, 4), epochs=4, shape=breaks_in_the_second_half))
+    assert reports[-1].epoch == 1
+    assert reports[-1].part == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((reports[-1].state.params, reports[-1].loss)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size"), [(None, 2), (None, 64), (LENGTHS, 2)], ids=["in twos", "at once", "lengths, in twos"]
+)
+def test_evaluate_is_the_loss_over_all_sequences(lengths, batch_size):
+    data = BATCH._replace(lengths=lengths)
+    expected, _ = loss_and_grad(params_of(), data)
+    assert evaluate(params_of(), data, batch_size=batch_size, config=CONFIG) == pytest.approx(float(expected), rel=1e-6)
+
+
+WINDOWS = Windows(np.random.default_rng(1).integers(C, size=30), length=T, stride=5)  # five, the last of them whole
+
+
+def built(config):
+    """The same windows as arrays."""
+    starts = np.arange(len(WINDOWS))[:, None] * WINDOWS.stride
+    xs, ys = (WINDOWS.ids[starts + np.arange(T) + k] for k in (0, 1))
+    ys = ys if config.target == "each" else ys[:, -1]
+    xs = np.eye(C)[xs] if config.input_size == C else xs[..., None] / C
+    return Batch(xs.astype(np.float32), ys)
+
+
+@pytest.mark.parametrize(
+    "config", [LSTMConfig(1, H, C), LSTMConfig(C, H, C, target="last")], ids=["number", "one-hot, last"]
+)
+def test_windows_train_as_built_windows_do(config):
+    both = [
+        list(fitting(start(config=config), schedule_of(0.5, 2), data, epochs=2, config=config))[-1]
+        for data in (WINDOWS, built(config))
+    ]
+    assert_close(both[0].state.params, both[1].state.params)
+    assert both[0].loss == pytest.approx(both[1].loss, rel=1e-6)
+    params = both[0].state.params
+    xs, ys, _ = built(config)
+    expected = jax.jit(loss_fn)(params, xs, ys, config)
+    assert evaluate(params, WINDOWS, batch_size=2, config=config) == pytest.approx(float(expected), rel=1e-5)

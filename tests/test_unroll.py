@@ -1,0 +1,330 @@
+"""Many steps: in pieces, of different lengths, with cells of other kinds, under transformations."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
+from jlstm.unroll import unroll
+
+B, T, INPUTS, H = 3, 5, 2, 3
+leaves = jax.tree.leaves
+LENGTHS = np.array([3, 0, 4])  # none is T: the last step is padding for all
+
+
+class RNNState(NamedTuple):
+    h: jax.Array
+
+
+def tanh_cell(params, state, x):
+    """A cell that is one plain function."""
+    h = jnp.tanh(x @ params["ih"] + state.h @ params["hh"] + params["bias"])
+    return RNNState(h), h
+
+
+class GRUParams(NamedTuple):
+    weight_ih: jax.Array
+    weight_hh: jax.Array
+    bias_ih: jax.Array
+    bias_hh: jax.Array
+
+
+def gru_linear(params, h, x):
+    return x @ params.weight_ih + params.bias_ih, h @ params.weight_hh + params.bias_hh
+
+
+def gru_gates(params, z, state):
+    (r_x, u_x, n_x), (r_h, u_h, n_h) = (jnp.split(part, 3, axis=-1) for part in z)
+    u = jax.nn.sigmoid(u_x + u_h)
+    h = (1 - u) * jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h) + u * state.h
+    return RNNState(h), h
+
+
+def gru_zeros(params, batch_shape):
+    return RNNState(jnp.zeros((*batch_shape, len(params.weight_hh))))
+
+
+class PeepholeParams(NamedTuple):
+    lstm: LSTMParams
+    peepholes: jax.Array  # [3, H]: what the input, the forget and the output gate see of the cell state
+
+
+def peephole_gates(params, z, state):
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    p_i, p_f, p_o = params.peepholes
+    c = jax.nn.sigmoid(f + p_f * state.c) * state.c + jax.nn.sigmoid(i + p_i * state.c) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c)
+    return LSTMState(h, c), h
+
+
+class ProjectedParams(NamedTuple):
+    lstm: LSTMParams
+    down: jax.Array  # [H, 2]
+    out: jax.Array  # [2, 1]
+
+
+def projected_gates(params, z, state):
+    """An LSTM whose hidden state is narrower than its cell state and whose output is another vector still."""
+    (_, c), h = LSTM.gates(params.lstm, z, state)
+    h = h @ params.down
+    return LSTMState(h, c), jnp.sin(h @ params.out)
+
+
+def lstm_linear(params, h, x):
+    return LSTM.linear(params.lstm, h, x)
+
+
+def lstm_zeros(params, batch_shape):
+    return LSTMState(jnp.zeros((*batch_shape, len(params.lstm.weight_hh))), jnp.zeros((*batch_shape, H)))
+
+
+CELLS = {
+    "lstm": LSTM,
+    "gru": Cell(gru_linear, gru_gates, gru_zeros),
+    "peephole": Cell(lstm_linear, peephole_gates, lstm_zeros),
+    "projected": Cell(lstm_linear, projected_gates, lstm_zeros),
+    "plain lstm": lstm_cell,
+    "plain tanh": tanh_cell,
+}
+
+
+def given(name, dtype="float64"):
+    """The cell of that name with its parameters, inputs and a state."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(dtype)
+
+    def lstm(hidden=H):
+        return LSTMParams(normal(INPUTS, 4 * H), normal(hidden, 4 * H), normal(4 * H))
+
+    params = {
+        "lstm": lstm,
+        "gru": lambda: GRUParams(normal(INPUTS, 3 * H), normal(H, 3 * H), normal(3 * H), normal(3 * H)),
+        "peephole": lambda: PeepholeParams(lstm(), normal(3, H)),
+        "projected": lambda: ProjectedParams(lstm(2), normal(H, 2), normal(2, 1)),
+        "plain lstm": lstm,
+        "plain tanh": lambda: {"ih": normal(INPUTS, H), "hh": normal(H, H), "bias": normal(H)},
+    }[name]()
+    state = RNNState(normal(B, H)) if name in ("gru", "plain tanh") else LSTMState(normal(B, H), normal(B, H))
+    if name == "projected":
+        state = state._replace(h=normal(B, 2))
+    return CELLS[name], params, normal(B, T, INPUTS), state
+
+
+def plain_scan(step, params, xs, state):
+    state, hs = jax.lax.scan(functools.partial(step, params), state, jnp.swapaxes(xs, 0, 1))
+    return jnp.swapaxes(hs, 0, 1), state
+
+
+def each_alone(step, params, xs, state, lengths):
+    """Every sequence by itself, cut to its length, in a plain scan."""
+    hs, states = [], []
+    for b, length in enumerate(lengths):
+        first = jax.tree.map(lambda array, b=b: array[b], state)
+        last, outputs = jax.lax.scan(functools.partial(step, params), first, xs[b, :length])
+        hs.append(jnp.pad(outputs, ((0, xs.shape[1] - length), (0, 0))))
+        states.append(last)
+    return jnp.stack(hs), jax.tree.map(lambda *arrays: jnp.stack(arrays), *states)
+
+
+def with_gradient(run):
+    """Return a compiled function to the gradient of a weighted sum of what `run` returns, and to what it returns."""
+
+    def weighted(args):
+        outputs = run(*args)
+        weights = [jnp.cos(jnp.arange(array.size)).reshape(array.shape) for array in leaves(outputs)]
+        return sum(jnp.sum(w * array) for w, array in zip(weights, leaves(outputs), strict=True)), outputs
+
+    return jax.jit(lambda *args: jax.grad(weighted, has_aux=True)(args))
+
+
+def assert_close(got, expected, atol):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(leaves(got), leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+
+
+def assert_same_bits(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(got), leaves(expected), strict=True))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "projected", "plain lstm"])
+def test_whole_batch_gives_what_a_plain_scan_gives(x64, name):
+    cell, *args = given(name)
+    step = cell.step if isinstance(cell, Cell) else cell
+    expected_grads, expected = with_gradient(functools.partial(plain_scan, step))(*args)
+    grads, outputs = with_gradient(functools.partial(unroll, cell=cell))(*args)
+    assert_close(outputs, expected, 1e-14)
+    assert_close(grads, expected_grads, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "projected", "plain tanh"])
+def test_padded_batch_gives_what_each_sequence_gives_alone(x64, name):
+    cell, *args = given(name)
+    step = cell.step if isinstance(cell, Cell) else cell
+    run = functools.partial(unroll, cell=cell, lengths=LENGTHS)
+    expected_grads, expected = with_gradient(functools.partial(each_alone, step, lengths=LENGTHS))(*args)
+    grads, outputs = with_gradient(run)(*args)
+    assert_close(grads, expected_grads, 1e-12)
+    assert_close(outputs, expected, 1e-14)
+    assert_close(jax.jit(run)(*args), expected, 1e-14)  # without a gradient, the loop is another one
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "atol"), [("lstm", "float64", 1e-14), ("lstm", "float32", 1e-6), ("plain lstm", "float64", 1e-14)]
+)
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "of different lengths"])
+def test_pieces_with_the_state_carried_give_the_whole(x64, name, dtype, atol, lengths):
+    cell, params, xs, state = given(name, dtype)
+
+    @jax.jit
+    def in_pieces(params, xs, state):
+        hs = []
+        for start, stop in [(0, 1), (1, T)]:
+            left = None if lengths is None else np.clip(lengths - start, 0, stop - start)
+            piece, state = unroll(params, xs[:, start:stop], state, cell=cell, lengths=left)
+            hs.append(piece)
+        return jnp.concatenate(hs, axis=1), state
+
+    whole = jax.jit(lambda *args: unroll(*args, cell=cell, lengths=lengths))(params, xs, state)
+    assert {array.dtype.name for array in leaves(whole)} == {dtype}
+    assert_close(in_pieces(params, xs, state), whole, atol)
+
+
+@pytest.mark.parametrize(("name", "segment"), [("lstm", 2), ("gru", 5), ("lstm", 7)])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "of different lengths"])
+def test_segments_give_what_all_steps_at_once_give(x64, name, segment, lengths):
+    cell, *args = given(name)
+    run = functools.partial(unroll, cell=cell, lengths=lengths)
+    grads, outputs = with_gradient(functools.partial(run, segment=segment))(*args)
+    expected_grads, expected = with_gradient(run)(*args)
+    assert_close(outputs, expected, 1e-14)
+    assert_close(grads, expected_grads, 1e-13)
+
+
+@pytest.mark.parametrize("name", ["lstm", "plain tanh"])
+def test_padding_is_exactly_nothing(name):
+    cell, params, xs, state = given(name, "float32")
+    run = with_gradient(functools.partial(unroll, cell=cell, lengths=LENGTHS))
+    expected = run(params, xs, state)
+    hs, last = expected[1]
+    for b, length in enumerate(LENGTHS):
+        assert not np.any(hs[b, length:])
+        assert np.all(hs[b, :length] != 0)
+    assert_same_bits(*(jax.tree.map(lambda array: array[1], tree) for tree in (last, state)))  # of length 0
+    for garbage in (np.nan, np.inf):
+        dirty = np.where(np.arange(T)[:, None] < LENGTHS[:, None, None], xs, garbage)
+        assert_same_bits(run(params, dirty, state), expected)
+
+
+def test_segments_keep_fewer_steps_for_the_gradient():
+    cell, params, xs, state = given("lstm", "float32")
+    xs = np.resize(xs, (1, 64, INPUTS))
+    state = jax.tree.map(lambda array: array[:1], state)
+
+    def kept(segment):
+        _, pullback = jax.vjp(lambda params: unroll(params, xs, state, segment=segment)[0], params)
+        return sum(array.size for array in leaves(pullback))
+
+    assert kept(8) < kept(None) / 3
+
+
+def test_steps_beyond_the_longest_length_are_not_taken():
+    _, params, xs, state = given("lstm", "float32")
+    taken = []
+
+    def gates(params, z, state):
+        jax.debug.callback(lambda: taken.append(1))
+        return LSTM.gates(params, z, state)
+
+    run = jax.jit(lambda lengths: unroll(params, xs, state, cell=LSTM._replace(gates=gates), lengths=lengths))
+    for lengths in ([3, 0, 4], [0, 0, 0], [1, 2, 1], [T, T, T]):
+        taken.clear()
+        hs, _ = run(jnp.array(lengths))
+        jax.effects_barrier()
+        assert len(taken) == max(lengths)
+        assert not np.any(hs[:, max(lengths) :])
+
+
+def test_other_lengths_compile_nothing_anew():
+    _, params, xs, state = given("lstm", "float32")
+    traces = []
+
+    def linear(params, h, x):
+        traces.append(1)
+        return LSTM.linear(params, h, x)
+
+    cell = LSTM._replace(linear=linear)
+    run = jax.jit(lambda lengths: unroll(params, xs, state, cell=cell, lengths=lengths))
+    slope = jax.jit(jax.grad(lambda xs, lengths: unroll(params, xs, state, cell=cell, lengths=lengths)[0].sum()))
+    run(LENGTHS), slope(xs, LENGTHS)
+    traced = len(traces)
+    assert traced > 0
+    for lengths in ([0, 0, 0], [T, T, T]):
+        run(np.array(lengths)), slope(xs, np.array(lengths))
+    assert len(traces) == traced
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("lengths", [None, np.array([[3, 0, 4], [T, 2, 1]])], ids=["whole", "of different lengths"])
+def test_vmap(name, lengths):
+    cell, params, xs, state = given(name, "float32")
+    params, xs, state = jax.tree.map(lambda array: np.stack([array, array[::-1]]), (params, xs, state))
+
+    def run(*args):
+        return unroll(*args[:3], cell=cell, lengths=args[3] if args[3:] else None)
+
+    args = (params, xs, state) if lengths is None else (params, xs, state, lengths)
+    expected = [jax.jit(run)(*jax.tree.map(lambda array, k=k: array[k], args)) for k in range(2)]
+    assert_close(jax.jit(jax.vmap(run))(*args), jax.tree.map(lambda *arrays: np.stack(arrays), *expected), 1e-6)
+
+
+def test_without_jit():
+    _, *args = given("lstm", "float32")
+    assert_close(unroll(*args, lengths=LENGTHS), jax.jit(unroll)(*args, lengths=LENGTHS), 1e-6)
+    assert_close(unroll(*args), jax.jit(unroll)(*args), 1e-6)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "of different lengths"])
+def test_ids_stand_for_one_hot_vectors(x64, lengths):
+    _, params, _, state = given("lstm")
+    ids = np.random.default_rng(1).integers(INPUTS, size=(B, T))
+    one_hot = np.eye(INPUTS)[ids]
+    if lengths is not None:
+        ids[np.arange(T) >= lengths[:, None]] = 99
+    got, expected = (
+        with_gradient(lambda params, state, xs=xs: unroll(params, xs, state, lengths=lengths))(params, state)
+        for xs in (ids, one_hot)
+    )
+    assert_close(got, expected, 1e-13)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "projected"])
+def test_state_none_is_the_zero_state(name):
+    cell, params, xs, state = given(name, "float32")
+    run = jax.jit(functools.partial(unroll, cell=cell))
+    assert_same_bits(run(params, xs), run(params, xs, jax.tree.map(np.zeros_like, state)))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "of different lengths"])
+@pytest.mark.parametrize("cell", [lstm_cell, tanh_cell, LSTM.step])
+def test_plain_function_needs_a_state(cell, lengths):
+    _, params, xs, _ = given("lstm", "float32")
+    with pytest.raises(ValueError, match=r"^state: .* plain function needs its state .* got None"):
+        unroll(params, xs, cell=cell, lengths=lengths)
+
+
+@pytest.mark.parametrize("of_params", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("of_rest", ["float64", "int32"])
+def test_dtype_of_the_parameters_decides(x64, of_params, of_rest):
+    _, params, xs, state = given("lstm")
+    params = jax.tree.map(lambda array: array.astype(jnp.dtype(of_params)), params)
+    args = jax.tree.map(lambda array: array.astype(of_rest), (xs, state))
+    outputs = jax.jit(unroll)(params, *args, lengths=LENGTHS)
+    assert {array.dtype.name for array in leaves(outputs)} == {of_params}
