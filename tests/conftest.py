@@ -1,11 +1,16 @@
-"""What the test files share."""
+"""What the tests share."""
+
+from collections.abc import Iterator
 
 import jax
 import pytest
 
+# Programs, not tests: collecting their doctests would run them.
+collect_ignore_glob = ["documented_*.py", "benchmarks/*"]
+
 
 @pytest.fixture
-def x64():
-    """Allow float64 in the test that asks for it, and in no other."""
+def x64() -> Iterator[None]:
+    """Compute in float64 within one test, with no global setting changed."""
     with jax.enable_x64(True):
         yield
