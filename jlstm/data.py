@@ -10,7 +10,7 @@ from jax import Array
 
 from jlstm.model import LSTMConfig, whole_number
 
-__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "inputs_of", "take"]
+__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "finite_numbers", "inputs_of", "take"]
 
 
 class Batch(NamedTuple):
@@ -217,14 +217,23 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> [(p.shape, y.shape)] = as_predictions(np.ones((2, 3, 1)) / 3, [0, 2], config)
-        >>> p.shape, y.shape
+        >>> [(prediction, target)] = as_predictions(np.ones((2, 3, 1)) / 3, [0, 2], config)
+        >>> prediction.shape, target.shape
         ((2, 3), (2,))
     """
     rank = 3 if config.target == "each" else 2
-    if not isinstance(predictions, (list, tuple)) and np.ndim(predictions) == rank:
-        predictions, targets = [predictions], [targets]
-    pairs = [np.asarray(_finite(f"predictions[{k}]", _array("predictions", p))) for k, p in enumerate(predictions)]
+    if not isinstance(predictions, (list, tuple)):
+        predictions = _array("predictions", predictions)
+        if predictions.ndim == rank:
+            predictions, targets = [predictions], [targets]
+        elif predictions.ndim != rank + 1:
+            expected = "[T, C, 1] or [N, T, C, 1]" if rank == 3 else "[C, 1] or [N, C, 1]"
+            raise ValueError(
+                f"predictions: expected {expected} with C = {config.output_size}, got shape {predictions.shape}"
+            )
+    if len(predictions) == 0:
+        raise ValueError("predictions: expected at least one sequence, got none")
+    pairs = [finite_numbers(f"predictions[{k}]", p) for k, p in enumerate(predictions)]
     for k, prediction in enumerate(pairs):
         if prediction.ndim != rank or prediction.shape[-2:] != (config.output_size, 1):
             expected = "[T, C, 1]" if rank == 3 else "[C, 1]"
@@ -238,18 +247,23 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
     return [(p.reshape(n, -1).astype(float), y[:n]) for p, y, n in zip(pairs, ys, steps, strict=True)]
 
 
-def check_windows(windows: Windows, config: LSTMConfig) -> Windows:
+def check_windows(windows: Windows, config: LSTMConfig, name: str = "X") -> Windows:
     """Return windows that fit the network, or raise a ValueError that says what does not fit."""
     if config.loss != "cross_entropy":
-        raise ValueError(f"X: Windows are of class ids and need loss='cross_entropy', got {config.loss!r}")
+        raise ValueError(f"{name}: Windows are of class ids and need loss='cross_entropy', got {config.loss!r}")
     if config.input_size not in (1, config.output_size):
         raise ValueError(
-            "X: Windows need a network with input_size 1 (it reads id / output_size) or input_size = output_size = "
+            f"{name}: Windows need a network with input_size 1 (it reads id / output_size) or input_size = output_size = "
             f"{config.output_size} (one-hot), got input_size {config.input_size}"
         )
     if windows.ids.max() >= config.output_size:
-        raise ValueError(f"X: expected ids below output_size = {config.output_size}, got {windows.ids.max()}")
+        raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {windows.ids.max()}")
     return windows
+
+
+def finite_numbers(name: str, value: Any) -> np.ndarray:
+    """Return the argument `name` as a float32 array, or raise an error where it holds anything but finite numbers."""
+    return _finite(name, _array(name, value))
 
 
 def _array(name: str, value: Any) -> np.ndarray:
@@ -338,6 +352,8 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
 def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str) -> np.ndarray:
     """Check the targets of sequences of so many steps and return them as `[N, T]` ids or `[N, T, C]` numbers."""
     ys = _each(name, value)
+    if isinstance(ys, np.ndarray) and ys.ndim == 0:
+        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {value!r}")
     if len(ys) != len(steps) or np.ndim(ys[0]) == 0 and config.target == "each":
         raise ValueError(
             f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}"

@@ -46,8 +46,8 @@ def mesh_for(rows: int) -> Mesh | None:
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """Put a pytree on every device of `mesh`, or on the default one where that is None."""
-    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else None)
+    """Put a pytree on every device of `mesh`, or on the first one where that is None."""
+    return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else jax.local_devices()[0])
 
 
 def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:

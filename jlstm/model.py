@@ -63,12 +63,14 @@ class LSTMConfig:
             object.__setattr__(self, "segment", whole_number("segment", self.segment, least=1))
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
     """Return the argument `name` as an integer, or raise an error that says what was expected and what came."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {value}")
     return int(value)
 
 

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
-from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_windows, count
+from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_windows, count, finite_numbers
 from jlstm.model import LSTMConfig, ModelParams, forward, init_params, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
@@ -102,7 +101,7 @@ class LSTMNetwork:
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
         self.progress = progress
         self._optimizer, self._schedule = optimizer, schedule
-        key = jax.random.key(whole_number("seed", seed, least=0))
+        key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
         self._trained = _Trained(_initial_state(key, config=self.config, optimizer=optimizer), History())
 
     @property
@@ -115,13 +114,15 @@ class LSTMNetwork:
         own = self.params
         if jax.tree.structure(params) != jax.tree.structure(own):
             raise TypeError(f"params: expected {jax.tree.structure(own)}, got {jax.tree.structure(params)}")
+        checked = []
         for (path, old), new in zip(jax.tree.leaves_with_path(own), jax.tree.leaves(params), strict=True):
-            if np.shape(new) != old.shape:
-                raise ValueError(f"params{jax.tree_util.keystr(path)}: expected {old.shape}, got {np.shape(new)}")
-        params = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), params, own)
-        state = self._trained.state
-        fresh = _optimizer_state(params, optimizer=self._optimizer)
-        self._trained = self._trained._replace(state=state._replace(params=params, opt_state=fresh))
+            name = f"params{jax.tree_util.keystr(path)}"
+            checked.append(finite_numbers(name, new))
+            if checked[-1].shape != old.shape:
+                raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
+        params = jax.tree.unflatten(jax.tree.structure(own), checked)
+        state = _fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
+        self._trained = self._trained._replace(state=state)
 
     @property
     def history(self) -> History:
@@ -183,36 +184,40 @@ class LSTMNetwork:
             decay_rate=real_number("decay_rate", decay_rate),
             first_step=self._trained.state.step,
             first_epoch=float(len(before.loss)),
-            epoch_steps=batches,
-            steps=epochs * batches,
+            epoch_steps=float(batches),
+            steps=float(epochs * batches),
         )
         progress = Progress(epochs, count(data)) if self.progress else None
         called = 0
-        for report in fit(
-            self._trained.state,
-            schedule,
-            data,
-            epochs=epochs,
-            batch_size=batch_size,
-            config=self.config,
-            optimizer=self._optimizer,
-            shape=self._schedule,
-        ):
-            history = self.history
-            if report.part == 1:
-                validated = ()
-                if held_out is not None:
-                    validated = (evaluate(report.state.params, held_out, batch_size=batch_size, config=self.config),)
-                history = History((*history.loss, report.loss), history.validation + validated)
-            self._trained = _Trained(report.state, history)
-            done = report.epoch + report.part
-            if progress:
-                progress.update(done, report.loss, history.validation[-1] if held_out and history.validation else None)
-            if periodic_callback and done // every > called:
-                called = done // every
+        try:
+            for report in fit(
+                self._trained.state,
+                schedule,
+                data,
+                epochs=epochs,
+                batch_size=batch_size,
+                config=self.config,
+                optimizer=self._optimizer,
+                shape=self._schedule,
+            ):
+                history = self.history
+                if report.part == 1:
+                    validated = ()
+                    if held_out is not None:
+                        validated = (evaluate(report.state.params, held_out, batch_size=batch_size, config=self.config),)
+                    history = History((*history.loss, report.loss), history.validation + validated)
+                self._trained = _Trained(report.state, history)
+                done = report.epoch + report.part
                 if progress:
-                    progress.clear()
-                periodic_callback()
+                    progress.update(done, report.loss, history.validation[-1] if held_out and history.validation else None)
+                if periodic_callback and done // every > called:
+                    called = done // every
+                    if progress:
+                        progress.clear()
+                    periodic_callback()
+        finally:
+            if progress:
+                progress.close()
         return History(self.history.loss[len(before.loss) :], self.history.validation[len(before.validation) :])
 
     def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
@@ -265,16 +270,15 @@ class LSTMNetwork:
         if isinstance(X, Windows):
             if Y is not None:
                 raise ValueError(f"{names[1]}: expected None, since Windows hold their own targets, got {type(Y)}")
-            return check_windows(X, self.config)
+            return check_windows(X, self.config, names[0])
         return as_batch(X, Y, self.config, names)
 
     def _validation(self, validation: Any) -> Any:
-        names = ("validation[0]", "validation[1]")
         if isinstance(validation, Windows):
-            return self._data(validation, None, names)
+            return check_windows(validation, self.config, "validation")
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
-        return self._data(*validation, names)
+        return self._data(*validation, ("validation[0]", "validation[1]"))
 
 
 def default_input_scale(config: LSTMConfig) -> float:
@@ -301,9 +305,9 @@ def default_input_scale(config: LSTMConfig) -> float:
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
 def _initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
     key_params, key_shuffles = jax.random.split(key)
-    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(init_params(key_params, config), key_shuffles)
+    return _fresh_state(init_params(key_params, config), key_shuffles, config=config, optimizer=optimizer)
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
-def _optimizer_state(params: ModelParams, *, optimizer: Callable) -> Any:
-    return optimizer(optax.constant_schedule(0.0)).init(params)
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def _fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
+    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params, key)

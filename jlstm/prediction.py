@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.devices import AXIS, mesh_for, split_batch
+from jlstm.devices import AXIS, mesh_for, replicate, split_batch
 from jlstm.model import LSTMConfig, ModelParams, forward
 
 __all__ = ["predict"]
@@ -60,6 +60,7 @@ def _predict_block(
     steps = np.array([len(sequence) for sequence in sequences])
     mesh = mesh_for(len(sequences))
     height = _rounded_up(len(sequences), 1 if mesh is None else mesh.size)
+    params = replicate(params, mesh)
     pieces, state = [], None
     for start in range(0, steps.max(), MOST_STEPS):
         width = _power_of_two(min(steps.max() - start, MOST_STEPS))
@@ -100,7 +101,7 @@ def _power_of_two(steps: int) -> int:
 
 
 def _rounded_up(rows: int, devices: int) -> int:
-    """Return the next number of at most four binary digits before its zeros, and a multiple of `devices`."""
+    """Return the next number of at most four binary digits before its zeros, rounded up to a multiple of `devices`."""
     unit = 1 << max(0, rows.bit_length() - 4)
-    unit = max(unit, devices)
-    return -(-rows // unit) * unit
+    rows = -(-rows // unit) * unit
+    return -(-rows // devices) * devices

@@ -54,6 +54,12 @@ class Progress:
         else:
             print(line, file=sys.stderr, flush=True)
 
+    def close(self) -> None:
+        """End the line on a terminal, so that what comes next starts on one of its own."""
+        if self._width:
+            print(file=sys.stderr, flush=True)
+            self._width = 0
+
     def clear(self) -> None:
         """Take the line off a terminal, so that something else can be printed."""
         if self._terminal and self._width:

@@ -211,12 +211,22 @@ def fit(
     for epoch in range(epochs):
         order = _shuffle(jax.random.fold_in(state.key, state.step), rows=count(data), batches=batches, width=width)
         order = replicate(order, mesh)
-        total, start = 0.0, 0
+        total, start = replicate(jnp.zeros(()), mesh), 0
         while start < batches:
             stop = min(start + size, batches)
             began = time.perf_counter()
-            stepped, loss, finite = _train_steps(
-                state, schedule, data, order, start, stop, config=config, optimizer=optimizer, shape=shape, mesh=mesh
+            stepped, total, finite = _train_steps(
+                state,
+                total,
+                schedule,
+                data,
+                order,
+                start,
+                stop,
+                config=config,
+                optimizer=optimizer,
+                shape=shape,
+                mesh=mesh,
             )
             if not finite:  # waits for the call to end
                 raise FloatingPointError(
@@ -224,8 +234,8 @@ def fit(
                     "Try a lower learning_rate, or inputs of a smaller range"
                 )
             size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
-            state, total, start = stepped, total + float(loss), stop
-            yield Report(state, epoch, start / batches, total / start)
+            state, start = stepped, stop
+            yield Report(state, epoch, start / batches, float(total) / start)
 
 
 def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig) -> float:
@@ -266,6 +276,7 @@ def _shuffle(key: Array, *, rows: int, batches: int, width: int) -> Array:
 @functools.partial(jax.jit, static_argnames=("config", "optimizer", "shape", "mesh"))
 def _train_steps(
     state: TrainState,
+    total: Array,
     schedule: Schedule,
     data: Batch | Windows,
     order: Array,
@@ -277,13 +288,15 @@ def _train_steps(
     shape: Callable[[Array], Array],
     mesh: Mesh | None,
 ) -> tuple[TrainState, Array, Array]:
-    """Train on the batches `start` to `stop` of `order`; return the state, the summed losses and whether all is finite.
+    """Train on the batches `start` to `stop` of `order`, their losses added to `total`; tell whether all is finite.
 
     The learning rate's numbers and the bounds of the loop are traced: none of them compiles anything anew.
     """
     padded = order.size > count(data)
 
-    def steps(state: TrainState, schedule: Schedule, data: Batch | Windows, order: Array) -> tuple[TrainState, Array]:
+    def steps(
+        state: TrainState, total: Array, schedule: Schedule, data: Batch | Windows, order: Array
+    ) -> tuple[TrainState, Array]:
         tx = optimizer(functools.partial(rate, schedule, shape))
         step = trainer(config, tx, axis_name=AXIS if mesh else None).step
 
@@ -292,9 +305,10 @@ def _train_steps(
             state, loss = step(state, take(data, order[k], config, padded=padded))
             return state, total + loss
 
-        return lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
+        return lax.fori_loop(start, stop, body, (state, total))
 
-    state, total = split_batch(steps, mesh, (P(), P(), P(), P(None, AXIS)), P())(state, schedule, data, order)
+    specs = (P(), P(), P(), P(), P(None, AXIS))
+    state, total = split_batch(steps, mesh, specs, P())(state, total, schedule, data, order)
     finite = [jnp.isfinite(array).all() for array in jax.tree.leaves((state.params, total))]
     return state, total, jnp.stack(finite).all()
 
