@@ -44,7 +44,7 @@ def score(network: LSTMNetwork) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=250, help="how often to go through the sequences (default 250)")
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters, the shuffles and the questions (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters, shuffles and questions (default 0)")
     options = parser.parse_args(arguments)
 
     began = time.perf_counter()

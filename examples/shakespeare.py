@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--epochs", type=int, default=1, help="how often to go through all windows (default 1)")
     parser.add_argument("--stride", type=int, default=1, help="from one window to the next, in characters (default 1)")
     parser.add_argument("--quick", action="store_true", help="about a minute: --stride 15")
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters, the shuffles and the texts (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters, shuffles and texts (default 0)")
     options = parser.parse_args(arguments)
 
     began = time.perf_counter()
@@ -66,7 +66,9 @@ def main(arguments: list[str] | None = None) -> float:
     ids = np.array([index[char] for char in text], np.int32)
     held_out = int(len(ids) * (1 - HELD_OUT))
     if len(ids) - held_out <= SEQUENCE_LENGTH:
-        raise SystemExit(f"--text: expected at least {int(SEQUENCE_LENGTH / HELD_OUT) + 20} characters, got {len(text)}")
+        raise SystemExit(
+            f"--text: expected at least {int(SEQUENCE_LENGTH / HELD_OUT) + 20} characters, got {len(text)}"
+        )
     windows = Windows(ids[:held_out], SEQUENCE_LENGTH, 15 if options.quick else options.stride)
     validation = Windows(ids[held_out:], SEQUENCE_LENGTH, SEQUENCE_LENGTH)
     print(f"{len(text):,} characters, {len(chars)} distinct ones, {len(windows):,} windows of {SEQUENCE_LENGTH}")

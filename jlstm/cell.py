@@ -25,6 +25,7 @@ __all__ = ["LSTM", "Cell", "LSTMParams", "LSTMState", "cast_like", "init_lstm", 
 
 F, G = 1, 2  # the places of the forget gate and of the candidate among the four
 
+
 class LSTMParams(NamedTuple):
     """The parameters of one LSTM layer, the gates in the order input, forget, cell (g), output.
 

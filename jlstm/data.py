@@ -10,7 +10,18 @@ from jax import Array
 
 from jlstm.model import LSTMConfig, whole_number
 
-__all__ = ["Batch", "Windows", "as_batch", "as_predictions", "as_sequences", "check_windows", "count", "finite_numbers", "inputs_of", "take"]
+__all__ = [
+    "Batch",
+    "Windows",
+    "as_batch",
+    "as_predictions",
+    "as_sequences",
+    "check_windows",
+    "count",
+    "finite_numbers",
+    "inputs_of",
+    "take",
+]
 
 
 class Batch(NamedTuple):
@@ -161,13 +172,13 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
         array([2, 1])
     """
     x_name, y_name = names
-    sequences = _each(x_name, X)
-    if isinstance(sequences, list):
-        xs = [_sequence(f"{x_name}[{k}]", sequence, config) for k, sequence in enumerate(sequences)]
-        steps = np.array([len(x) for x in xs])
-        xs = _pad(xs, steps.max())
+    given = _each(x_name, X)
+    if isinstance(given, list):
+        sequences = [_sequence(f"{x_name}[{k}]", sequence, config) for k, sequence in enumerate(given)]
+        steps = np.array([len(sequence) for sequence in sequences])
+        xs = _pad(sequences, steps.max())
     else:
-        xs = _sequences(x_name, sequences, config)
+        xs = _sequences(x_name, given, config)
         steps = np.full(len(xs), xs.shape[1])
     ys = _targets(y_name, Y, config, steps, x_name)
     return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps)
@@ -354,10 +365,8 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
     ys = _each(name, value)
     if isinstance(ys, np.ndarray) and ys.ndim == 0:
         raise ValueError(f"{name}: expected {_expected_targets(config)}, got {value!r}")
-    if len(ys) != len(steps) or np.ndim(ys[0]) == 0 and config.target == "each":
-        raise ValueError(
-            f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}"
-        )
+    if len(ys) != len(steps) or (np.ndim(ys[0]) == 0 and config.target == "each"):
+        raise ValueError(f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}")
     if config.target == "each":
         for k, (y, n) in enumerate(zip(ys, steps, strict=True)):
             if len(y) != n:

@@ -1,6 +1,5 @@
 """What training makes small: losses of scores against targets, each the mean over the real steps."""
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_windows, count, finite_numbers
-from jlstm.model import LSTMConfig, ModelParams, forward, init_params, real_number, whole_number
+from jlstm.model import LSTMConfig, ModelParams, init_params, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
 from jlstm.training import Schedule, TrainState, adam, cosine, evaluate, fit, trainer
@@ -49,8 +49,8 @@ class LSTMNetwork:
         loss: "cross_entropy" or "mse".
         target: "each": a target for each time step; "last": one for the whole sequence.
         seed: the seed of the parameters and of the shuffles.
-        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam` or
-            `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
+        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam`
+            or `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
         batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64.
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
             factor; by default a cosine from 1 to 0.
@@ -87,16 +87,17 @@ class LSTMNetwork:
         config = LSTMConfig(input_size, hidden_size, output_size, loss=loss, target=target)
         scale = default_input_scale(config) if input_scale is None else input_scale
         self.config = replace(config, input_scale=scale)
-        for name, value in (("apply_softmax", apply_softmax), ("progress", progress)):
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{name}: expected True or False, got {value!r}")
+        for name, switch in (("apply_softmax", apply_softmax), ("progress", progress)):
+            if not isinstance(switch, (bool, np.bool_)):
+                raise TypeError(f"{name}: expected True or False, got {switch!r}")
         if apply_softmax and loss == "mse":
             raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
-        for name, value in (("optimizer", optimizer), ("schedule", schedule)):
-            if not callable(value):
-                raise TypeError(f"{name}: expected a callable, got {value!r}")
-        if not isinstance(optimizer(optax.constant_schedule(0.0)), optax.GradientTransformation):
-            raise TypeError(f"optimizer: expected a callable that returns an optax GradientTransformation, got {optimizer!r}")
+        for name, function in (("optimizer", optimizer), ("schedule", schedule)):
+            if not callable(function):
+                raise TypeError(f"{name}: expected a callable, got {function!r}")
+        made = optimizer(optax.constant_schedule(0.0))
+        if not isinstance(made, optax.GradientTransformation):
+            raise TypeError(f"optimizer: expected it to return an optax GradientTransformation, got {made!r}")
         self.apply_softmax = bool(apply_softmax)
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
         self.progress = progress
@@ -112,15 +113,16 @@ class LSTMNetwork:
     @params.setter
     def params(self, params: ModelParams) -> None:
         own = self.params
-        if jax.tree.structure(params) != jax.tree.structure(own):
-            raise TypeError(f"params: expected {jax.tree.structure(own)}, got {jax.tree.structure(params)}")
+        form: Any = jax.tree.structure(own)
+        if jax.tree.structure(params) != form:
+            raise TypeError(f"params: expected {form}, got {jax.tree.structure(params)}")
         checked = []
         for (path, old), new in zip(jax.tree.leaves_with_path(own), jax.tree.leaves(params), strict=True):
             name = f"params{jax.tree_util.keystr(path)}"
             checked.append(finite_numbers(name, new))
             if checked[-1].shape != old.shape:
                 raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
-        params = jax.tree.unflatten(jax.tree.structure(own), checked)
+        params = jax.tree.unflatten(form, checked)
         state = _fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
         self._trained = self._trained._replace(state=state)
 
@@ -155,8 +157,8 @@ class LSTMNetwork:
             epochs: how often to go through all sequences.
             learning_rate: the learning rate to start from.
             decay_rate: how much is added to the divisor of the learning rate an epoch.
-            periodic_callback: called without arguments every `callback_every` epochs, between two compiled calls; it may
-                call `predict`.
+            periodic_callback: called without arguments every `callback_every` epochs, between two compiled calls; it
+                may call `predict`.
             callback_every: a number of epochs, or a part of one where an epoch takes long; by default a twenty-fifth of
                 `epochs`.
             validation: `(X, Y)` or `Windows`, on which the loss is computed after each epoch.
@@ -188,7 +190,7 @@ class LSTMNetwork:
             steps=float(epochs * batches),
         )
         progress = Progress(epochs, count(data)) if self.progress else None
-        called = 0
+        called = 0.0
         try:
             for report in fit(
                 self._trained.state,
@@ -200,16 +202,16 @@ class LSTMNetwork:
                 optimizer=self._optimizer,
                 shape=self._schedule,
             ):
-                history = self.history
+                loss, validation_loss = self.history
                 if report.part == 1:
-                    validated = ()
+                    loss += (report.loss,)
                     if held_out is not None:
-                        validated = (evaluate(report.state.params, held_out, batch_size=batch_size, config=self.config),)
-                    history = History((*history.loss, report.loss), history.validation + validated)
-                self._trained = _Trained(report.state, history)
+                        params = report.state.params
+                        validation_loss += (evaluate(params, held_out, batch_size=batch_size, config=self.config),)
+                self._trained = _Trained(report.state, History(loss, validation_loss))
                 done = report.epoch + report.part
                 if progress:
-                    progress.update(done, report.loss, history.validation[-1] if held_out and history.validation else None)
+                    progress.update(done, report.loss, validation_loss[-1] if held_out and validation_loss else None)
                 if periodic_callback and done // every > called:
                     called = done // every
                     if progress:
@@ -228,8 +230,8 @@ class LSTMNetwork:
                 arrays, each a sequence.
 
         Returns:
-            A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for one
-            sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last".
+            A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for
+            one sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last".
 
         Raises:
             TypeError, ValueError: x does not fit; the message says what was expected and what came.
@@ -278,14 +280,15 @@ class LSTMNetwork:
             return check_windows(validation, self.config, "validation")
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
-        return self._data(*validation, ("validation[0]", "validation[1]"))
+        X, Y = validation
+        return self._data(X, Y, ("validation[0]", "validation[1]"))
 
 
 def default_input_scale(config: LSTMConfig) -> float:
     """Return how much wider than LeCun's `LSTMNetwork` draws the candidate's input weights.
 
-    Where I numbers name one of C classes, neighbouring classes lie about I / C apart, and a unit must be that steep to
-    tell them apart: C / 2I, and 1 at the least. A regression has no classes, and steep units would amplify its noise: 1.
+    Where I numbers name one of C classes, neighbouring classes lie about I / C apart, and a unit must be as steep to
+    tell them apart: C / 2I, and 1 at the least. A regression has no classes, and steep units amplify its noise: 1.
 
     Args:
         config: the network.

@@ -34,7 +34,8 @@ class Progress:
         speed = epochs_done * self._sequences / seconds
         left = round((self._epochs - epochs_done) / epochs_done * seconds)
         checked = "" if validation is None else f" | validation {validation:.4f}"
-        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
+        minutes, rest = divmod(left, 60)
+        clock = f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
         return (
             f"epoch {max(1, int(epochs_done))}/{self._epochs} | loss {loss:.4f}{checked} | "
             f"{speed:,.0f} sequences/s | {clock} left"

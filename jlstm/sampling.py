@@ -1,6 +1,5 @@
 """Writing on: class ids drawn one after the other, each fed back, in compiled loops that carry the state."""
 
-import functools
 from typing import Any
 
 import jax

@@ -336,4 +336,3 @@ def _sum_losses(
         return lax.psum(found, AXIS) if mesh else found
 
     return split_batch(sums, mesh, (P(), P(), P(None, AXIS)), P())(params, data, order)
-

@@ -28,7 +28,8 @@ def unroll(
 
     Args:
         params: the cell's parameters; their dtype decides, and `xs` and `state` are cast to it.
-        xs: the inputs, `[batch, time, features]`; or class ids, integers `[batch, time]`, which stand for one-hot vectors.
+        xs: the inputs, `[batch, time, features]`; or class ids, integers `[batch, time]`, which stand for one-hot
+            vectors.
         state: the state before the first step, each array `[batch, ...]`; zeros where None.
         cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
             `(params, state, x) -> (state, h)`, for which a state must be given.
@@ -49,23 +50,23 @@ def unroll(
         >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
         ((2, 7, 5), (2, 5), 0.0)
     """
-    xs = jnp.asarray(xs)
-    xs = jnp.swapaxes(xs if xs.ndim == 2 else cast_like(params, xs), 0, 1)
+    steps: Any = jnp.asarray(xs)
+    steps = jnp.swapaxes(steps if steps.ndim == 2 else cast_like(params, steps), 0, 1)
     if state is None:
         if not isinstance(cell, Cell):
             raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
-        state = cell.zero_state(params, xs.shape[1:2])
+        state = cell.zero_state(params, steps.shape[1:2])
     state = cast_like(params, state)
     if lengths is not None:
-        real = jnp.arange(xs.shape[0])[:, None] < lengths
-        xs = jnp.where(real if xs.ndim == 2 else real[:, :, None], xs, 0), cast_like(params, real)[:, :, None]
+        real = jnp.arange(steps.shape[0])[:, None] < lengths
+        steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0), cast_like(params, real)[:, :, None]
         cell = _held(cell)
     if not isinstance(cell, Cell):
-        hs, state = _plain_scan(cell, params, state, xs)
+        hs, state = _plain_scan(cell, params, state, steps)
     elif segment is None:
-        hs, state = _scan(cell, params, state, xs, None if lengths is None else jnp.max(lengths))
+        hs, state = _scan(cell, params, state, steps, None if lengths is None else jnp.max(lengths))
     else:
-        hs, state = _scan_segments(cell, params, state, xs, segment)
+        hs, state = _scan_segments(cell, params, state, steps, segment)
     return jnp.swapaxes(hs, 0, 1), state
 
 

@@ -72,6 +72,14 @@ def worst_split_disagreement():
     return max(max(agreed[1:]) for agreed in agreement.check(build("jlstm", shape), split))
 
 
+def test_peers_that_are_not_installed_are_left_out_and_named(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name in ("torch", "keras") else name)
+    assert peers.installed() == ["flax", "equinox"]
+    assert peers.missing_notes() == [
+        f"{name} is not installed and left out: pip install -e '.[bench]'" for name in ("torch", "keras")
+    ]
+
+
 def test_a_perturbed_weight_fails_loudly(references):
     problem = peers.problem_of(FEATURES, steps=3)
     layer = problem.params.layers[0]

@@ -44,9 +44,9 @@ def test_shakespeare_learns_a_small_text(tmp_path, capsys):
     own = text(5000)
     path = tmp_path / "text.txt"
     path.write_text(own, encoding="utf-8")
-    loss = example("shakespeare").main(["--text", str(path), "--stride", "20", "--epochs", "15"])
+    loss = example("shakespeare").main(["--text", str(path), "--stride", "20", "--epochs", "5"])
     out = capsys.readouterr().out
-    assert loss < entropy(own) - 0.3
+    assert loss < entropy(own) - 0.5
     assert f"validation loss {loss:.4f} nats a character" in out
     assert f"5,000 characters, {len(set(own))} distinct ones, 220 windows of 100" in out
 
@@ -61,7 +61,7 @@ def test_shakespeare_says_what_is_wrong_with_a_text(tmp_path, content):
 
 
 def test_gradients_agree():
-    assert example("gradients").main([]) is not False
+    assert example("gradients").main([]) is True
 
 
 @pytest.mark.parametrize("name", ["progression", "functional", "shakespeare", "gradients"])

@@ -673,7 +673,7 @@ def test_loss_function_is_what_training_makes_small(apply_softmax):
 BAD_LOSSES = {
     "predictions a number": (0.5, [0], (TypeError, ValueError), "predictions"),
     "predictions None": (None, [0], (TypeError, ValueError), "predictions"),
-    "predictions without columns": (P[0, ..., 0], IDS[0], ValueError, r"predictions.*\[T, C, 1\] with C = 3"),
+    "predictions without columns": (P[0, ..., 0], IDS[0], ValueError, r"predictions: expected \[T, C, 1\] .*C = 3"),
     "predictions of other classes": (P[:, :, :2], IDS, ValueError, r"predictions\[0\].*C = 3, got shape \(2, 2, 1\)"),
     "predictions NaN": (P * np.nan, IDS, ValueError, "predictions"),
     "no predictions": ([], [], ValueError, "predictions|targets"),

@@ -246,14 +246,26 @@ def test_same_seed_gives_the_same_bits():
     assert first.loss == second.loss
 
 
-def test_how_many_steps_a_call_takes_changes_no_bit(monkeypatch):
+CALLS = (0.0, 1e9)  # seconds: one step a call, and all that are left
+
+
+def test_how_many_steps_a_call_takes_changes_no_bit_of_a_training(monkeypatch):
     """It depends on the clock, and the same seed gives the same bits."""
     ends = []
-    for seconds in (0.0, 1e9):
+    for seconds in CALLS:
         monkeypatch.setattr(training, "CALL_SECONDS", seconds)
-        reports = list(fitting(start(), schedule_of(0.1, 4), epochs=4))
-        ends.append([(report.loss, *jax.tree.leaves(report.state.params)) for report in reports if report.part == 1])
+        reports = [report for report in fitting(start(), schedule_of(0.1, 4), epochs=4) if report.part == 1]
+        ends.append(([report.loss for report in reports], reports[-1].state.params))
     assert_same_bits(*ends)
+
+
+def test_how_many_steps_a_call_takes_changes_no_bit_of_an_evaluation(monkeypatch):
+    losses = []
+    for seconds in CALLS:
+        monkeypatch.setattr(training, "CALL_SECONDS", seconds)
+        scaled = (BATCH._replace(xs=BATCH.xs * factor) for factor in (1, 2, 3, 4))
+        losses.append([evaluate(params_of(), data, batch_size=2, config=CONFIG) for data in scaled])
+    assert losses[0] == losses[1]
 
 
 def test_other_numbers_compile_nothing_anew():

@@ -224,7 +224,7 @@ def test_padding_is_exactly_nothing(name):
 
 
 def test_segments_keep_fewer_steps_for_the_gradient():
-    cell, params, xs, state = given("lstm", "float32")
+    _, params, xs, state = given("lstm", "float32")
     xs = np.resize(xs, (1, 64, INPUTS))
     state = jax.tree.map(lambda array: array[:1], state)
 

@@ -39,17 +39,17 @@ def measure(run: Run) -> list[Table]:
     peak = machine.peak_flops().best
     records: list[dict[str, Any]] = []
     for hidden, streams in QUICK_CASES if run.quick else CASES:
-        case = f"H={hidden}, {streams} stream{'s' if streams > 1 else ''}"
-        progress(f"generation: {case}")
+        case = f"{hidden}, {streams} stream{'s' if streams > 1 else ''}"
+        progress(f"generation: H={case}")
         shape = Shape("generation", B=streams, T=CHECKED, I=65, H=hidden, C=65)
         problem = peers.problem_of(shape, steps=1)
-        loops = {"jlstm, step": jax_loop(peers.jlstm_network(problem), shape)}
+        loops = {"own step": jax_loop(peers.jlstm_network(problem), shape)}
         for name in peers.installed():
             loops[name] = torch_loop(problem) if name == "torch" else jax_loop(peers.NETWORKS[name](problem), shape)
         ids = problem.xs[0].argmax(axis=-1)
         wanted = jlstm.forward(problem.params, ids, problem.config)[0].swapaxes(0, 1)
         for name, loop in loops.items():
-            agreement.within(f"generation, {case}, {name}", loop.read(ids.T), wanted, agreement.SCORES)
+            agreement.within(f"generation, H={case}, {name}", loop.read(ids.T), wanted, agreement.SCORES)
         programs = {"jlstm": jlstm_writer(problem)} | {name: loop.write for name, loop in loops.items()}
         timings = {name: timing.per(LENGTH) for name, timing in interleaved(programs, run.effort).items()}
         weights = sum(array.nbytes for array in jax.tree.leaves(problem.params) if array.shape != (65, 4 * hidden))
@@ -65,16 +65,16 @@ def measure(run: Run) -> list[Table]:
                 "seconds": timing.seconds,
                 "spread": timing.spread,
                 "share": least / timing.seconds,
-                "bound": f"{percent(least / timing.seconds)} of {bound}",
+                "bound": f"{percent(least / timing.seconds)} {bound}",
             }
             if name != "jlstm":
                 ratio = timing.seconds / timings["jlstm"].seconds
                 aim = target(ratio, _bound(name, hidden, streams))
-                words = "its own step" if name == "jlstm, step" else name
+                words = "its step" if name == "own step" else name
                 record |= {"ratio": ratio, "target": aim, "verdict": faster(ratio, words)}
             records.append(record)
     columns = (
-        Column("case", "case", right=False),
+        Column("case", "H", right=False),
         Column("program", "program", right=False),
         Column("seconds", "µs", microseconds),
         Column("spread", "spread", percent),
@@ -84,7 +84,7 @@ def measure(run: Run) -> list[Table]:
     )
     notes = (
         f"µs: for one more character in every stream, of texts of {LENGTH:,}. jlstm: `generate`; the others, and "
-        "`jlstm, step`: a Python loop over a step (jitted, in JAX) that draws from the softmax.",
+        "`own step`: a Python loop over a step (jitted, in JAX) that draws from the softmax.",
         "reaches: the share of the speed that the memory allows (all weights read once a character, as fast as a "
         "matrix-vector product reads so many bytes over and over) or the arithmetic (that of a large matrix product), "
         "whichever is the narrower.",

@@ -87,7 +87,7 @@ def _training(run: Run) -> tuple[Table, Table]:
 def _memory(run: Run) -> Table:
     """Measure the gradient's memory as T grows, and at the length that fits by choice."""
     base = shapes.BY_NAME["shakespeare"]._replace(name="memory")
-    cases = [(base._replace(T=steps), None) for steps in (SIZES["T"][::3] if run.quick else SIZES["T"])]
+    cases = [(base._replace(T=steps), None) for steps in (SIZES["T"][::6] if run.quick else SIZES["T"])]
     cases += [(LONG, SEGMENT)] if run.quick else [(LONG, None), (LONG, SEGMENT)]
     records = []
     for shape, segment in cases:

@@ -108,5 +108,5 @@ def _record(shape: shapes.Shape, method: str, timings: dict[str, Timing], sequen
         "bare spread": timings["bare"].spread,
         "ratio": ratio,
         "target": target(ratio, KEPT),
-        "verdict": f"the class is {ratio:.2f} x as fast as its step",
+        "verdict": f"the class is {ratio:.2f} x as fast",
     }

@@ -60,7 +60,7 @@ def _draw_ratios(axes: Any, table: dict[str, Any]) -> None:
         # From 1 up or down, since on a logarithmic axis a bar has no other foot.
         tops = [heights.get(shape, 1.0) - 1 for shape in shapes]
         bars = axes.bar(places, tops, width, bottom=1, label=peer)
-        labels = [f"{heights[shape]:.1f}" if shape in heights else "" for shape in shapes]
+        labels = [f"{heights[shape]:.2f}" if shape in heights else "" for shape in shapes]
         axes.bar_label(bars, labels, fontsize=7, padding=1)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_yscale("log")
@@ -81,6 +81,8 @@ def _draw_growth(axes: Any, records: list[dict[str, Any]], quantity: str) -> Non
     axes.loglog(sizes, [times[-1] * size / sizes[-1] for size in sizes], "--", color="grey", label="linear")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(pyplot().LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(quantity)
     axes.set_ylabel("ms a training step")
     axes.set_title(f"Growth with {quantity}, around shakespeare", fontsize=10)
