@@ -264,8 +264,8 @@ def check_windows(windows: Windows, config: LSTMConfig, name: str = "X") -> Wind
         raise ValueError(f"{name}: Windows are of class ids and need loss='cross_entropy', got {config.loss!r}")
     if config.input_size not in (1, config.output_size):
         raise ValueError(
-            f"{name}: Windows need a network with input_size 1 (it reads id / output_size) or input_size = output_size = "
-            f"{config.output_size} (one-hot), got input_size {config.input_size}"
+            f"{name}: Windows need a network with input_size 1 (it reads id / output_size) or {config.output_size} "
+            f"(its output_size: one-hot), got input_size {config.input_size}"
         )
     if windows.ids.max() >= config.output_size:
         raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {windows.ids.max()}")
