@@ -32,8 +32,8 @@ def learn():
     lengths = [6, 3, 1, 6, 2, 5, 6]
     X, Y = [rng.normal(size=n) for n in lengths], [rng.integers(3, size=n) for n in lengths]
     network = LSTMNetwork(1, 4, 3, batch_size=4, progress=False)
-    losses = network.train(X, Y, epochs=10, learning_rate=0.02, validation=(X[:3], Y[:3])).loss
-    found = {f"params {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))} | {"losses": losses}
+    losses = network.train(X, Y, epochs=10, learning_rate=0.02, validation=(X[:5], Y[:5]))
+    found = {f"params {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))} | losses._asdict()
     for rows in (1, 2, 37):
         scores = network.predict([rng.normal(size=1 + k % 6) for k in range(rows)])
         found[f"predict {rows}"] = np.concatenate(scores)

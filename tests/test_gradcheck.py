@@ -83,7 +83,7 @@ def test_saturated_gates():
     layer = layer._replace(weight_ih=100 * layer.weight_ih, bias=100 * layer.bias)
     assert np.median(np.abs(problem["xs"] @ layer.weight_ih + layer.bias)) > 50
     # The usual bounds, relative to the whole gradient: gates that are shut have a gradient of 0 on both sides, and of
-    # those that are not z is the same up to |z| eps. Measured 5e-16, 1e-9 and 3e-7.
+    # those that are not z is the same up to |z| eps. Measured over 8 seeds: 5e-16, 1e-9 and 3e-7.
     report = gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))})
     assert report.passed, f"\n{report}"
 
@@ -92,11 +92,13 @@ def test_steep_recurrence():
     problem = draw(4, 15, SMALL, "ids", "each", "state")
     params = problem["params"]
     params = params._replace(layers=jax.tree.map(lambda array: 50 * array, params.layers))
-    # With weight_hh steep too, each step magnifies the rounding errors of the step before it, in either precision and
-    # in the reference: what is lost is a share of eps. Finite differences span more than the loss is straight over.
+    # With weight_hh steep too, each step magnifies the rounding errors of the step before it, in both precisions alike,
+    # and the loss bends within the step of a finite difference. Measured, relative to the whole gradient, over 3 seeds:
+    # 4e-13, 2e-5 and 3e-4; four seeds of another size came up to 3e-12, 1e-3 and 6e-4.
     report = worst(gradcheck(**problem | {"params": params}))
-    assert report[FLOAT64] <= 1e-9
-    assert report[FLOAT32] <= 1e-1
+    assert report[FLOAT64] <= 1e-11
+    assert report[DIFFERENCES] <= 1e-3
+    assert report[FLOAT32] <= 1e-2
 
 
 def test_memory_of_a_thousand_steps():
@@ -133,7 +135,7 @@ def test_padding_is_in_no_gradient(targets, target):
 
 
 def test_bfloat16():
-    problem = draw(4, 12, SMALL, "ids", "each", "state", "lengths")
+    problem = draw(4, 6, SMALL, "ids", "each", "state", "lengths")
     params = jax.tree.map(lambda array: array.astype(jnp.bfloat16), problem["params"])
     low = gradient_of(problem | {"params": params})
     assert {array.dtype for array in jax.tree.leaves(low)} == {np.dtype(jnp.bfloat16)}
@@ -307,6 +309,7 @@ def test_wider_arguments_are_rounded_to_float32_first(monkeypatch):
         (jnp.sum, A, {"a": A}, ValueError, "reference_gradient: expected a pytree like params"),
         (jnp.sum, A, B, ValueError, r"reference_gradient: .*\(3,\).*\(1, 2\)"),
     ],
+    ids=["no array", "integer", "string", "vector", "pair", "float32", "other tree", "other shape"],
 )
 def test_errors_name_the_argument(loss, params, gradient, error, message):
     with pytest.raises(error, match=message):

@@ -62,6 +62,7 @@ RANKS = {
     "[T] of JAX": (jnp.asarray(X[0], jnp.float32), (T, C, 1)),
     "[T] of booleans": (Y[0] > 0, (T, C, 1)),
     "[T, 1]": (X[0][:, None], (T, C, 1)),
+    "[T, 1] of integers": (Y[0][:, None], (T, C, 1)),
     "list of lists [T, 1]": (X[0][:, None].tolist(), (T, C, 1)),
     "[N, T, 1]": (X[..., None], (N, T, C, 1)),
     "[N, T, 1] of integers": (Y[..., None], (N, T, C, 1)),
@@ -316,6 +317,16 @@ def test_seed_decides_the_shuffles():
     first, other = new(seed=5, batch_size=1), new(seed=6, batch_size=1)
     other.params = first.params
     assert not same_params(trained(first, X, Y, epochs=1), trained(other, X, Y, epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "given", "used"), [(6, None, 1), (45, None, 3), (3000, None, 64), (45, 10, 10)], ids=lambda size: f"{size}"
+)
+def test_batch_is_a_fifteenth_unless_it_is_given(monkeypatch, sequences, given, used):
+    sizes = []
+    monkeypatch.setattr(network, "fit", lambda *_, batch_size, **options: sizes.append(batch_size) or iter(()))
+    new(batch_size=given).train(np.zeros((sequences, 2)), np.zeros((sequences, 2), int), epochs=1)
+    assert sizes == [used]
 
 
 def sgd_behind_clipping(rate):
@@ -590,6 +601,7 @@ def test_windows_need_one_input_or_one_for_each_class():
 
 BAD_SEQUENCES = {
     "[A, B]": (np.ones((3, 4)), ValueError, r"x: expected one sequence \[T, I\] with I = 1.*write x\[\.\.\., None\]"),
+    "[A, B] of integers": (np.ones((3, 4), int), ValueError, r"write x\[\.\.\., None\]"),
     "lists [A, B]": ([[0.5, 1.0], [1.0, 0.5]], ValueError, r"write x\[\.\.\., None\]"),
     "lists of different lengths": ([[0.5, 1.0], [1.0]], ValueError, "x: .*of different length as a list of arrays"),
     "a number": (0.5, ValueError, r"x: expected a sequence of shape \[T\] or \[T, 1\], got shape \(\)"),
