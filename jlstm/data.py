@@ -17,6 +17,7 @@ __all__ = [
     "as_predictions",
     "as_sequences",
     "check_windows",
+    "class_ids",
     "count",
     "finite_numbers",
     "inputs_of",
@@ -277,6 +278,11 @@ def finite_numbers(name: str, value: Any) -> np.ndarray:
     return _finite(name, _array(name, value))
 
 
+def class_ids(name: str, value: Any, classes: int) -> np.ndarray:
+    """Return the argument `name` as an int32 array, or raise an error where it holds anything but class ids."""
+    return _class_ids(name, _array(name, value), classes)
+
+
 def _array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
@@ -310,7 +316,7 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
 def _class_ids(name: str, array: np.ndarray, classes: int | None = None) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}")
-    if array.min() < 0 or (classes is not None and array.max() >= classes):
+    if array.size and (array.min() < 0 or (classes is not None and array.max() >= classes)):
         wrong = array.min() if array.min() < 0 else array.max()
         raise ValueError(f"{name}: expected class ids from 0 to {classes - 1 if classes else '...'}, got {wrong}")
     return array.astype(np.int32)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jlstm.data import inputs_of
-from jlstm.model import LSTMConfig, ModelParams, forward, step
+from jlstm.data import class_ids, inputs_of
+from jlstm.model import LSTMConfig, ModelParams, forward, real_number, step, whole_number
 
 __all__ = ["generate"]
 
@@ -34,6 +34,10 @@ def generate(
     Returns:
         The ids that were written, `[batch, length]` in int32.
 
+    Raises:
+        TypeError, ValueError: `prompts` are not class ids `[batch, time]` of the network, or `length` or `temperature`
+            is negative or of the wrong type.
+
     Example:
         >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=5, hidden_size=8, output_size=5)
@@ -41,13 +45,18 @@ def generate(
         >>> generate(params, [[0, 1, 2]], 10, config, key=jax.random.key(1)).shape
         (1, 10)
     """
-    scores, state = _read(params, jnp.asarray(prompts), config)
-    pieces = []
+    ids = class_ids("prompts", prompts, config.output_size)
+    if ids.ndim != 2 or ids.size == 0:
+        raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {ids.shape}")
+    length = whole_number("length", length, least=0)
+    temperature = real_number("temperature", temperature)
+    scores, state = _read(params, ids, config)
+    pieces = [np.zeros((0, len(ids)), np.int32)]
     for start in range(0, length, PIECE):
         key, key_piece = jax.random.split(key)
         count = min(PIECE, length - start)
-        ids, scores, state = _write(params, scores, state, key_piece, temperature, count, config)
-        pieces.append(np.asarray(ids)[:count])
+        written, scores, state = _write(params, scores, state, key_piece, temperature, count, config)
+        pieces.append(np.asarray(written)[:count])
     return np.concatenate(pieces).T
 
 

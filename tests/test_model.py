@@ -1,7 +1,6 @@
 """The network: its configuration, its initial parameters, and its forward pass against the NumPy reference."""
 
 import dataclasses
-import functools
 import re
 
 import jax
@@ -130,46 +129,45 @@ def test_config_is_a_static_argument_and_equal_ones_retrace_nothing():
 # Initial parameters
 
 
-@functools.cache
-def initial(seed=0, dtype="float32", **options):
-    return init_params(jax.random.key(seed), LSTMConfig(**{"input_size": 4, "hidden_size": 16, "output_size": 20} | options), dtype)
+def initial(seed=0, dtype=jnp.float32, input_scale=1.0):
+    return init_params(jax.random.key(seed), LSTMConfig(50, 32, 20, input_scale=input_scale), dtype)
 
 
 def test_init_shapes():
     shapes = jax.tree.map(jnp.shape, initial())
-    assert shapes == ModelParams((LSTMParams((4, 64), (16, 64), (64,)),), Readout((16, 20), (20,)))
+    assert shapes == ModelParams((LSTMParams((50, 128), (32, 128), (128,)),), Readout((32, 20), (20,)))
 
 
 def test_init_same_key_same_bits_other_key_other_bits():
-    again = init_params(jax.random.key(0), LSTMConfig(4, 16, 20))
-    for one, same in zip(leaves(initial()), leaves(again), strict=True):
+    for one, same in zip(leaves(initial()), leaves(initial()), strict=True):
         assert np.array_equal(one, same)
-    for one, other in [(initial(), initial(seed=1)), (initial().layers[0].weight_ih, initial().readout.weight)]:
-        assert not np.isin(leaves(one)[0], leaves(other)[0]).any()
-    assert not np.isin(initial().readout.weight, initial(seed=1).readout.weight).any()
+    drawn = [array for seed in (0, 1) for array in (*initial(seed).layers[0][:2], initial(seed).readout.weight)]
+    for k, one in enumerate(drawn):
+        assert all(np.isin(one, other).mean() < 0.01 for other in drawn[:k])
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_init_dtype(x64, dtype):
-    assert {array.dtype.name for array in leaves(initial(dtype=dtype))} == {dtype}
+def test_init_float64(x64):
+    assert {array.dtype.name for array in leaves(initial(dtype=jnp.float64))} == {"float64"}
 
 
 def test_init_draws_bfloat16_as_float32_rounded():
-    for drawn, full in zip(leaves(initial(dtype="bfloat16")), leaves(initial()), strict=True):
-        assert np.array_equal(drawn, full.astype("bfloat16"))
+    for drawn, full in zip(leaves(initial(dtype=jnp.bfloat16)), leaves(initial()), strict=True):
+        assert (drawn.dtype, full.dtype) == (jnp.bfloat16, jnp.float32)
+        assert np.array_equal(drawn, full.astype(jnp.bfloat16))
 
 
 def test_init_readout():
     weight, bias = initial().readout
-    # 320 draws: the standard error is 4 % of the std and 5.6 % of the std for the mean
-    assert np.std(weight) * 4 == pytest.approx(1, abs=0.16)
-    assert np.mean(weight) * 4 == pytest.approx(0, abs=0.22)
+    normal = weight * np.sqrt(32)
+    # 640 draws: the standard error is 2.8 % of the std and 4 % of the mean
+    assert np.std(normal) == pytest.approx(1, abs=0.11)
+    assert np.mean(normal) == pytest.approx(0, abs=0.16)
     assert not np.any(bias)
 
 
 def test_init_passes_the_input_scale_on():
     wide, narrow = initial(input_scale=10.0).layers[0].weight_ih, initial().layers[0].weight_ih
-    np.testing.assert_allclose(wide[:, 32:48], 10 * narrow[:, 32:48], rtol=1e-6)
+    np.testing.assert_allclose(wide[:, 64:96], 10 * narrow[:, 64:96], rtol=1e-6)
 
 
 # Forward
@@ -177,7 +175,7 @@ def test_init_passes_the_input_scale_on():
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "of different lengths"])
-@pytest.mark.parametrize("given", ["state", None])
+@pytest.mark.parametrize("given", [True, False], ids=["state", "no state"])
 def test_forward_agrees_with_the_reference(x64, layers, lengths, given):
     params, xs, state = random(layers)
     state = state if given else None
@@ -230,7 +228,7 @@ def test_steps_one_by_one_give_the_whole(x64):
 
 @pytest.mark.parametrize("run", [forward, step])
 def test_ids_stand_for_one_hot_vectors(x64, run):
-    params, xs, state = random(2)
+    params, _, state = random(2)
     ids = np.random.default_rng(1).integers(INPUTS, size=(B, T) if run is forward else B)
     got, expected = (jax.jit(run)(params, xs, EACH, state) for xs in (ids, np.eye(INPUTS)[ids]))
     assert_close(got, expected, 1e-14)

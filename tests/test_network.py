@@ -320,7 +320,9 @@ def test_seed_decides_the_shuffles():
 
 
 @pytest.mark.parametrize(
-    ("sequences", "given", "used"), [(6, None, 1), (45, None, 3), (3000, None, 64), (45, 10, 10)], ids=lambda size: f"{size}"
+    ("sequences", "given", "used"),
+    [(6, None, 1), (45, None, 3), (3000, None, 64), (45, 10, 10)],
+    ids=["the least", "a fifteenth", "the most", "given"],
 )
 def test_batch_is_a_fifteenth_unless_it_is_given(monkeypatch, sequences, given, used):
     sizes = []

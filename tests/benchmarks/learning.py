@@ -104,7 +104,8 @@ def measure(run: Run) -> list[Table]:
         "defaults otherwise, on one device; trained on sequences of 10 numbers from every start, unless it says "
         "otherwise.",
         "questions: how many, and of how many numbers; each gives a progression from its start and asks for the number "
-        f"after them. The sine's next value has noise of sigma, so 1 is the least; it counts after {SINE_SEEN} numbers.",
+        "after them. The sine's next value has noise of sigma, so 1 is the least; it counts after the first "
+        f"{SINE_SEEN}, before which its phase can't be known.",
     )
     return [Table("learning", "Learning with the documented arguments", columns, records, notes=notes)]
 
