@@ -5,6 +5,7 @@ of your own, `check` checks any loss. Floats of 64 bits are on only inside a che
 """
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -122,16 +123,17 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.comparison, row.array, str(row.shape), entries, *numbers, *holds
 
 
-def check(loss: Callable[[Any], Array], params: Any, *, reference_gradient: Any = None) -> GradientReport:
+def check(loss: Callable[..., Array], params: Any, *data: Any, reference_gradient: Any = None) -> GradientReport:
     """Compare `jax.grad` of a loss with finite differences of the loss and, where one is given, with a reference.
 
     The differences are central and in float64: of each entry of an array of up to 200, of 200 random entries of a
     larger one, and along one random direction of all parameters.
 
     Args:
-        loss: `loss(params) -> scalar`, computed in the dtype of `params`. Data that it closes over are JAX arrays or
-            of at most 32 bits: JAX confuses 64-bit NumPy constants traced with and without `jax_enable_x64`.
+        loss: `loss(params, *data) -> scalar`, computed in the dtype of `params`.
         params: any pytree of floating arrays; cast to float64, and for the comparison in float32 to float32.
+        data: what else the loss takes, any pytrees of arrays. A NumPy array of 64 bits has to be handed over here: JAX
+            confuses those that a function closes over when it is traced both with and without `jax_enable_x64`.
         reference_gradient: the gradient from elsewhere, a pytree like `params`; JAX's is compared with it in float64
             and in float32.
 
@@ -143,7 +145,7 @@ def check(loss: Callable[[Any], Array], params: Any, *, reference_gradient: Any 
         ValueError: `params` has no leaf, `loss` is not scalar, or `reference_gradient` is not like `params`.
 
     Example:
-        >>> report = check(lambda params: jnp.sum(params["w"] ** 2), {"w": jnp.arange(3.0)})
+        >>> report = check(lambda params, x: jnp.sum((params["w"] * x) ** 2), {"w": jnp.arange(3.0)}, 2.0)
         >>> [row.array for row in report.rows], report.passed
         (["['w']", '(a random direction)'], True)
     """
@@ -152,9 +154,9 @@ def check(loss: Callable[[Any], Array], params: Any, *, reference_gradient: Any 
         raise ValueError(f"reference_gradient: expected a pytree like params, {form}, got {_form(reference_gradient)}")
     with jax.enable_x64(True):
         point = _cast(params, np.float64)
-        _require_scalar(loss, point)
-        gradient = _gradient(loss, point)
-        tried, slopes, direction, slope = _finite_differences(loss, point)
+        _require_scalar(loss, point, data)
+        gradient = _gradient(loss, point, data)
+        tried, slopes, direction, slope = _finite_differences(loss, point, data)
     largest = float(np.max([_largest(array) for array in gradient]))
 
     def row(comparison: str, name: str, array: np.ndarray, found: np.ndarray, expected: np.ndarray) -> Row:
@@ -170,7 +172,7 @@ def check(loss: Callable[[Any], Array], params: Any, *, reference_gradient: Any 
     rows.append(row(DIFFERENCES, "(a random direction)", along, along, slope))
     if reference_gradient is not None:
         expected = jax.tree.leaves(_cast(reference_gradient, np.float64))
-        single = _gradient(loss, _cast(params, np.float32))
+        single = _gradient(loss, _cast(params, np.float32), data)
         rows = [*compare(FLOAT64, gradient, expected), *rows, *compare(FLOAT32, single, expected)]
     return GradientReport(tuple(rows), largest)
 
@@ -194,52 +196,62 @@ def _form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
     return structure, [np.shape(leaf) for leaf in leaves]
 
 
-def _require_scalar(loss: Callable[[Any], Array], point: Any) -> None:
-    value = jax.eval_shape(loss, point)
+def _require_scalar(loss: Callable[..., Array], params: Any, data: tuple) -> None:
+    value = jax.eval_shape(loss, params, *data)
     if not isinstance(value, jax.ShapeDtypeStruct) or value.dtype != np.float64:
         raise TypeError(f"loss: expected a scalar in the dtype of its parameters, float64, got {value}")
     if value.shape != ():
         raise ValueError(f"loss: expected a scalar, got an array of shape {value.shape}")
 
 
-def _gradient(loss: Callable[[Any], Array], params: Any) -> list[np.ndarray]:
-    return [np.asarray(array, np.float64) for array in jax.tree.leaves(jax.jit(jax.grad(loss))(params))]
+def _gradient(loss: Callable[..., Array], params: Any, data: tuple) -> list[np.ndarray]:
+    return [np.asarray(array, np.float64) for array in jax.tree.leaves(_grad(loss, params, data))]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grad(loss: Callable[..., Array], params: Any, data: tuple) -> Any:
+    return jax.grad(loss)(params, *data)
 
 
 def _finite_differences(
-    loss: Callable[[Any], Array], params: Any
+    loss: Callable[..., Array], params: Any, data: tuple
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return the entries tried in each array, the loss's slope in each, a random direction and the slope along it.
+    """Return the entries tried in each array, the loss's slope in each, a random direction and the slope along it."""
+    arrays = [array.ravel() for array in jax.tree.leaves(params)]
+    rng = np.random.default_rng(0)
+    tried = [np.sort(rng.choice(array.size, min(array.size, SAMPLE), replace=False)) for array in arrays]
+    theta = np.concatenate([*arrays, np.zeros(1)])
+    direction = rng.normal(size=theta.size - 1)
+    direction /= np.linalg.norm(direction)
+    firsts = np.cumsum([0, *(array.size for array in arrays)])
+    coordinates = np.concatenate([first + at for first, at in zip(firsts, [*tried, np.zeros(1, int)], strict=True)])
+    steps = STEP * np.maximum(1, np.abs(theta[coordinates]))
+    slopes = np.asarray(_central_differences(loss, params, data, direction, coordinates, steps))
+    *slopes, slope = np.split(slopes, np.cumsum([at.size for at in tried]))
+    return tried, slopes, direction, slope
 
-    The slope in coordinate k is (f(θ + h e_k) - f(θ - h e_k)) / 2h (Nocedal and Wright, "Numerical Optimization", 2006,
-    section 8.1). One coordinate more than the parameters says how far they all have moved along the direction.
+
+@functools.partial(jax.jit, static_argnums=0)
+def _central_differences(
+    loss: Callable[..., Array], params: Any, data: tuple, direction: Array, coordinates: Array, steps: Array
+) -> Array:
+    """Return (f(θ + h e_k) - f(θ - h e_k)) / 2h for each coordinate k and its step h.
+
+    The formula: Nocedal and Wright, "Numerical Optimization", 2006, section 8.1. The coordinate after the last parameter
+    is how far all of them have moved along the direction.
     """
     flat, unravel = ravel_pytree(params)
-    sizes = [array.size for array in jax.tree.leaves(params)]
-    rng = np.random.default_rng(0)
-    tried = [np.sort(rng.choice(size, min(size, SAMPLE), replace=False)) for size in sizes]
-    direction = rng.normal(size=flat.size)
-    direction /= np.linalg.norm(direction)
 
-    start = jnp.append(flat, 0.0)
-    firsts = np.cumsum([0, *sizes])
-    coordinates = np.concatenate([first + at for first, at in zip(firsts, [*tried, np.array([0])], strict=True)])
-    steps = STEP * np.maximum(1, np.abs(np.asarray(start)[coordinates]))
+    def moved(k: Array, h: Array) -> Array:
+        theta = jnp.append(flat, 0.0).at[k].add(h)
+        return loss(unravel(theta[:-1] + theta[-1] * direction), *data)
 
-    def moved(coordinate: Array, step: Array) -> Array:
-        theta = start.at[coordinate].add(step)
-        return loss(unravel(theta[:-1] + theta[-1] * direction))
+    def slope(move: tuple[Array, Array]) -> Array:
+        k, h = move
+        up, down = lax.map(lambda signed: moved(k, signed), jnp.stack([h, -h]))
+        return (up - down) / (2 * h)
 
-    def central(move: tuple[Array, Array]) -> Array:
-        coordinate, step = move
-        up, down = lax.map(lambda signed: moved(coordinate, signed), jnp.array([step, -step]))
-        return (up - down) / (2 * step)
-
-    *slopes, slope = np.split(
-        np.asarray(jax.jit(lambda moves: lax.map(central, moves))((coordinates, steps))),
-        np.cumsum([len(at) for at in tried]),
-    )
-    return tried, slopes, direction, slope
+    return lax.map(slope, (coordinates, steps))
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
@@ -288,13 +300,14 @@ def gradcheck(
         (True, 'layers[0].weight_ih')
     """
     params, state = jax.tree.map(_narrow, (params, state))
-    xs, ys, lengths = _narrow(xs), _narrow(ys), None if lengths is None else _narrow(lengths)
-    _, gradient = reference.loss_and_grad(params, xs, ys, config, state=state, lengths=lengths)
-    return check(
-        lambda params: loss_fn(params, xs, ys, config, state=state, lengths=lengths),
-        params,
-        reference_gradient=gradient,
-    )
+    lengths = None if lengths is None else _narrow(lengths)
+    data = {"xs": _narrow(xs), "ys": _narrow(ys), "config": config, "state": state, "lengths": lengths}
+    _, gradient = reference.loss_and_grad(params, **data)
+    return check(_loss, params, data, reference_gradient=gradient)
+
+
+def _loss(params: ModelParams, data: dict[str, Any]) -> Array:
+    return loss_fn(params, **data)
 
 
 def _narrow(array: Any) -> Any:

@@ -122,7 +122,7 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
 
     _, d_zs_outer = jax.jvp(linear_of_all_steps, (params, xs), (d_params, d_xs))
 
-    # Saving nothing but z and the states costs less than reading the activations back: 17 against 26 ms a step.
+    # Saving only z and the states is faster than reading activations back: 17 against 26 ms at B=64, T=100, H=128.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     def d_step(d_state: Any, inputs: tuple) -> tuple[Any, Array]:
         x, z, d_z_outer, state = inputs

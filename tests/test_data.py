@@ -1,4 +1,6 @@
-"""What a user may hand in, what it becomes, and what each mistake is told."""
+"""What users hand in: every accepted form becomes one form, everything else a clear error; and windows over a text."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,225 +10,588 @@ import pytest
 from jlstm.data import Batch, Windows, as_batch, as_predictions, as_sequences, check_windows, count, inputs_of, take
 from jlstm.model import LSTMConfig
 
-ONE, TWO = LSTMConfig(1, 4, 3), LSTMConfig(2, 4, 3)
+ONE, TWO = LSTMConfig(1, 4, 3), LSTMConfig(2, 4, 3)  # by input_size, with three classes
 LAST = LSTMConfig(1, 4, 3, target="last")
-VALUES = LSTMConfig(1, 4, 1, loss="mse")
-X = np.array([[0.0, 0.5, 1.0, 0.5], [1.0, 0.0, 0.5, 0.0]])
-IDS = np.array([[0, 1, 2, 1], [2, 0, 1, 0]])
+MSE, MSE2 = LSTMConfig(1, 4, 1, loss="mse"), LSTMConfig(1, 4, 2, loss="mse")  # by output_size
+MSE_LAST = LSTMConfig(1, 4, 1, loss="mse", target="last")
+
+X = np.array([[0.5, 1.0], [2.0, 0.25]])  # exact in bfloat16
+IDS = np.array([[0, 2], [1, 1]])
 HOT = np.eye(3)[IDS]
-SOFT = np.full((2, 4, 3), 1 / 3)
+PROBABILITIES = np.array([[[0.5, 0.25, 0.25], [0, 1, 0]], [[0.25, 0.5, 0.25], [1, 0, 0]]])
+PREDICTIONS = np.full((2, 2, 3, 1), 1 / 3)
 
 
-@pytest.mark.parametrize(
-    "x",
-    [X, X[..., None], X.tolist(), list(X), list(X[..., None]), jnp.asarray(X), tuple(X)],
-    ids=lambda x: str(type(x)),
-)
-@pytest.mark.parametrize(
-    "y", [IDS, HOT, HOT[..., None], IDS.tolist(), list(HOT[..., None]), jnp.asarray(IDS)], ids=lambda y: str(type(y))
-)
-def test_each_form_becomes_the_same_batch(x, y):
-    batch = as_batch(x, y, ONE)
-    np.testing.assert_array_equal(batch.xs, X[..., None].astype(np.float32))
-    np.testing.assert_array_equal(batch.ys, IDS)
-    assert (batch.xs.dtype, batch.ys.dtype, batch.lengths) == (np.float32, np.int32, None)
+def assert_is(array, expected, dtype):
+    assert type(array) is np.ndarray
+    assert (array.dtype, array.shape) == (dtype, np.shape(expected))
+    np.testing.assert_array_equal(array, np.asarray(expected, dtype))
 
 
-@pytest.mark.parametrize(
-    "y", [IDS[:, 0], HOT[:, 0], HOT[:, 0, :, None], IDS[:, 0].tolist()], ids=lambda y: str(type(y))
-)
-def test_each_form_of_one_target_a_sequence(y):
-    np.testing.assert_array_equal(as_batch(X, y, LAST).ys, IDS[:, 0])
+def parametrize(names, cases):
+    """Parametrise over a dict from ids to parameters."""
+    return pytest.mark.parametrize(names, list(cases.values()), ids=list(cases))
 
 
-@pytest.mark.parametrize("y", [X, X[..., None], X[..., None, None]], ids=["[N, T]", "[N, T, 1]", "[N, T, 1, 1]"])
-def test_each_form_of_values(y):
-    np.testing.assert_array_equal(as_batch(X, y, VALUES).ys, X[..., None].astype(np.float32))
+reported = pytest.mark.xfail(strict=True, reason="reported: take this mark away when it is mended")
 
 
-def test_probabilities_stay_probabilities():
-    assert as_batch(X, SOFT, ONE).ys.shape == (2, 4, 3)
+def reported_case(*parameters):
+    return pytest.param(*parameters, marks=reported)
 
 
-def test_sequences_of_different_length_are_padded():
-    batch = as_batch([[0.5, 1.0, 0.0], np.array([0.5])], [[0, 1, 2], HOT[0, 1:2].argmax(-1)], ONE)
-    np.testing.assert_array_equal(batch.lengths, [3, 1])
-    np.testing.assert_array_equal(batch.xs[..., 0], np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 0.0]], np.float32))
-    np.testing.assert_array_equal(batch.ys, [[0, 1, 2], [1, 0, 0]])
-    soft = as_batch([np.ones(3), np.ones(1)], [SOFT[0, :3, :, None], SOFT[0, :1, :, None]], ONE)
-    assert soft.ys.shape == (2, 3, 3)
+# What is accepted
 
-
-def swap(array, index, value):
-    array = np.array(array, dtype=np.result_type(np.asarray(array), np.asarray(value)))
-    array[index] = value
-    return array
-
-
-BAD = {
-    "Y shorter": (X, IDS[:1], ONE, ValueError, r"Y: expected targets for the 2 sequences of X, got shape \(1, 4\)"),
-    "Y one step short": (X, IDS[:, :3], ONE, ValueError, r"Y\[0\]: expected 4 time steps as in X\[0\], got 3"),
-    "Y one step long": (
-        [[0.5, 1.0], [0.5]],
-        [[0, 1], [0, 1]],
-        ONE,
-        ValueError,
-        r"Y\[1\]: expected 1 time steps as in X\[1\], got 2",
-    ),
-    "other features": (np.ones((2, 4, 3)), IDS, TWO, ValueError, r"X: expected .*\[N, T, 2\], got shape \(2, 4, 3\)"),
-    "features missing": (X, IDS, TWO, ValueError, r"X: expected .*\[N, T, 2\], got shape \(2, 4\)"),
-    "other classes": (X, np.eye(5)[IDS], ONE, ValueError, r"Y: expected .*\[N, T, 3\].*got shape \(2, 4, 5\)"),
-    "id too high": (X, IDS + 1, ONE, ValueError, "Y: expected class ids from 0 to 2, got 3"),
-    "id negative": (X, IDS - 1, ONE, ValueError, "Y: expected class ids from 0 to 2, got -1"),
-    "ids as floats": (X, IDS + 0.5, ONE, TypeError, "Y: expected class ids as integers, got float64"),
-    "ids as booleans": (X, IDS > 0, ONE, TypeError, "Y: expected class ids as integers, got bool"),
-    "no X": (np.zeros((0, 4)), np.zeros((0, 4), int), ONE, ValueError, r"X: expected at least one sequence, got"),
-    "no X in a list": ([], [], ONE, ValueError, "X: expected at least one sequence, got none"),
-    "empty sequences": (np.zeros((2, 0)), np.zeros((2, 0), int), ONE, ValueError, "X: expected at least one time step"),
-    "an empty sequence": ([[0.5], []], [[0], []], ONE, ValueError, r"X\[1\]: expected at least one time step"),
-    "empty lists": ([[]], [[]], ONE, ValueError, "X: expected at least one time step"),
-    "NaN in X": (swap(X, (1, 2), np.nan), IDS, ONE, ValueError, r"X: expected finite .*got nan at index \(1, 2"),
-    "NaN in one of X": ([[0.5, np.nan], [0.5]], [[0, 1], [0]], ONE, ValueError, r"X\[0\]: expected finite.*got nan"),
-    "infinity in X": (swap(X, (0, 0), np.inf), IDS, ONE, ValueError, "X: expected finite numbers in float32, got inf"),
-    "too large for float32": (X + 1e300, IDS, ONE, ValueError, "X: expected finite numbers in float32, got 1e\\+300"),
-    "NaN in Y": (X, swap(X, (0, 3), np.nan), VALUES, ValueError, "Y: expected finite numbers"),
-    "negative probabilities": (X, SOFT - 1, ONE, ValueError, "Y: expected one-hot vectors or probabilities"),
-    "scores for probabilities": (X, SOFT * 7, ONE, ValueError, "Y: expected one-hot vectors or probabilities"),
-    "strings in X": (X.astype(str), IDS, ONE, TypeError, "X: expected numbers, got strings"),
-    "a string for X": ("abcd", IDS, ONE, TypeError, "X: expected numbers, got strings"),
-    "strings in a list": (["ab", "cd"], IDS, ONE, TypeError, r"X\[0\]: expected numbers, got strings"),
-    "objects": (X.astype(object), IDS, ONE, TypeError, "X: expected numbers, got objects"),
-    "None": (None, IDS, ONE, TypeError, "X: expected numbers, got objects"),
-    "a dictionary": ({"x": X}, IDS, ONE, TypeError, "X: expected numbers, got objects"),
-    "a generator": ((x for x in X), IDS, ONE, TypeError, "X: expected numbers, got objects"),
-    "no Y": (X, None, ONE, TypeError, "Y: expected numbers, got objects"),
-    "complex": (X + 1j, IDS, ONE, TypeError, "X: expected real numbers, got complex"),
-    "complex Y": (X, HOT + 0j, ONE, TypeError, "Y: expected real numbers, got complex"),
-    "too many axes": (np.ones((2, 4, 1, 1)), IDS, ONE, ValueError, r"X: expected .*got shape \(2, 4, 1, 1\)"),
-    "too many axes of Y": (X, np.ones((2, 4, 3, 1, 1)), ONE, ValueError, r"Y: expected .*got shape \(2, 4, 3, 1, 1\)"),
-    "a number for X": (0.5, IDS, ONE, ValueError, r"X: expected .*got shape \(\)"),
-    "a number for Y": (X, 1, ONE, ValueError, "Y: expected targets of shape .*got 1"),
-    "one sequence for X": (X[0], IDS, ONE, ValueError, r"X: expected .*\[N, T\].*got shape \(4,\)"),
-    "mixed ranks": ([X[0], X[1, :, None, None]], IDS, ONE, ValueError, r"X\[1\]: expected a sequence"),
-    "ragged inside": ([[[0.5], [0.5, 1.0]]], IDS, ONE, ValueError, r"X\[0\]: expected a regular array"),
-    "targets of every step": (X, IDS, LAST, ValueError, r"Y: expected .*\[N, 3\].*got shape \(2, 4\)"),
-    "one target a sequence": (X, IDS[:, 0], ONE, ValueError, r"Y: expected targets for the 2 sequences of X"),
+ACCEPTED_X = {
+    "float64": X,
+    "float32": X.astype(np.float32),
+    "float16": X.astype(np.float16),
+    "bfloat16": jnp.asarray(X, jnp.bfloat16),
+    "big-endian": X.astype(">f8"),
+    "column order": np.asfortranarray(X),
+    "view": np.repeat(X, 2, axis=1)[:, ::2],
+    "jax": jnp.asarray(X),
+    "[N, T, 1]": X[..., None],
+    "nested lists": X.tolist(),
+    "nested lists [N, T, 1]": X[..., None].tolist(),
+    "nested tuples": tuple(map(tuple, X)),
+    "list of arrays": list(X),
+    "list of arrays [T, 1]": list(X[..., None]),
+    "list of jax arrays": list(jnp.asarray(X)),
+    "list of lists of numbers and scalars": [[np.float32(0.5), 1], [jnp.float32(2), np.array(0.25)]],
+    "list of both ranks": [X[0], X[1][:, None]],
+    "list of both kinds": [X[0], X[1].tolist()],
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_mistakes_in_training_data_are_told(name):
-    x, y, config, error, message = BAD[name]
-    with pytest.raises(error, match=message):
-        as_batch(x, y, config)
-
-
-@pytest.mark.parametrize(
-    ("x", "config", "kind", "shapes"),
-    [
-        ([0.1, 0.2], ONE, "one", [(2, 1)]),
-        ([np.float64(0.1), 1], ONE, "one", [(2, 1)]),
-        (np.array([1, 2, 3]), ONE, "one", [(3, 1)]),
-        (np.ones((3, 1)), ONE, "one", [(3, 1)]),
-        (np.ones((3, 2)), TWO, "one", [(3, 2)]),
-        ([[1, 2], [3, 4], [5, 6]], TWO, "one", [(3, 2)]),
-        (np.ones((4, 3, 2)), TWO, "batch", [(3, 2)] * 4),
-        (np.ones((4, 3, 2)).tolist(), TWO, "batch", [(3, 2)] * 4),
-        ([np.ones(3), np.ones((2, 1))], ONE, "list", [(3, 1), (2, 1)]),
-        ([jnp.ones((3, 2)), np.ones((3, 2))], TWO, "list", [(3, 2)] * 2),
-    ],
-)
-def test_rank_decides_never_dtype_or_container(x, config, kind, shapes):
-    sequences, found = as_sequences(x, config)
-    assert (found, [sequence.shape for sequence in sequences]) == (kind, shapes)
-    assert all(sequence.dtype == np.float32 for sequence in sequences)
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (np.ones((5, 4)), ValueError, r"x: .*got shape \(5, 4\); write x\[..., None\] for a batch"),
-        (np.ones((5, 4, 2)), ValueError, "x: expected sequences"),
-        (np.ones((1, 1, 1, 1)), ValueError, r"x: .*got shape \(1, 1, 1, 1\)"),
-        (np.zeros((0, 4, 1)), ValueError, "x: expected at least one sequence"),
-        ([], ValueError, "x: expected at least one time step"),
-        (0.5, ValueError, r"x: .*got shape \(\)"),
-        ("text", TypeError, "x: expected numbers, got strings"),
-        (None, TypeError, "x: expected numbers, got objects"),
-        ([0.5, np.nan], ValueError, "x: expected finite numbers"),
-        ([np.ones(2), np.array(["a"])], TypeError, r"x\[1\]: expected numbers, got strings"),
-        ([[0.5], [0.5, 1.0]], ValueError, "x: expected a regular array.*list of arrays"),
-    ],
-    ids=str,
-)
-def test_mistakes_in_what_predict_is_asked_are_told(x, error, message):
-    with pytest.raises(error, match=message):
-        as_sequences(x, ONE)
-
-
-def test_low_precision_arrays_are_numbers():
-    np.testing.assert_array_equal(as_sequences(jnp.ones(3, jnp.bfloat16), ONE)[0][0], np.ones((3, 1)))
-
-
-def test_predictions_pair_with_targets():
-    [(first, ids), _] = as_predictions(np.ones((2, 4, 3, 1)), IDS, ONE)
-    assert (first.shape, ids.tolist()) == ((4, 3), IDS[0].tolist())
-    [(only, _)] = as_predictions([np.ones((3, 1))], [2], LAST)
-    assert only.shape == (1, 3)
-
-
-@pytest.mark.parametrize("config", [ONE, LSTMConfig(3, 4, 3), LAST, LSTMConfig(3, 4, 3, target="last")])
-@pytest.mark.parametrize(("length", "stride"), [(4, 1), (3, 2), (9, 5)])
-def test_windows_are_the_ones_built_by_hand(config, length, stride):
-    ids = np.random.default_rng(0).integers(0, 3, 10)
-    windows = check_windows(Windows(ids, length, stride), config)
-    starts = range(0, len(ids) - length, stride)
-    assert len(windows) == count(windows) == len(starts)
-    batch = jax.jit(take)(windows, jnp.arange(len(starts)), config)
-    built = np.array([ids[k : k + length + 1] for k in starts])
-    expected = built[:, :-1, None] / np.float32(3) if config.input_size == 1 else built[:, :-1]
-    np.testing.assert_allclose(batch.xs, expected, rtol=1e-7)
-    np.testing.assert_array_equal(batch.ys, built[:, -1] if config.target == "last" else built[:, 1:])
+@parametrize("x", ACCEPTED_X)
+def test_every_form_of_x(x):
+    batch = as_batch(x, IDS, ONE)
+    assert isinstance(batch, Batch)
+    assert_is(batch.xs, X[..., None], np.float32)
     assert batch.lengths is None
-    assert sum(leaf.size for leaf in jax.tree.leaves(windows)) == len(ids)
 
 
-def test_negative_rows_are_sequences_of_length_zero():
-    rows = jnp.array([1, -1])
-    assert take(Windows(np.arange(3), 2), rows, ONE, padded=True).lengths.tolist() == [2, 0]
-    data = Batch(np.ones((2, 3, 1)), np.zeros((2, 3), int), np.array([3, 2]))
-    assert take(data, rows, ONE, padded=True).lengths.tolist() == [2, 0]
-    assert inputs_of(jnp.array([[3]]), ONE).shape == (1, 1, 1)
+@parametrize("x", {"int64": IDS, "uint8": IDS.astype(np.uint8), "bool": IDS > 0, "lists of integers": IDS.tolist()})
+def test_numbers_of_every_kind_as_x(x):
+    assert_is(as_batch(x, IDS, ONE).xs, np.asarray(x)[..., None], np.float32)
+
+
+@parametrize(
+    "x",
+    {
+        "lists": [[0.5, 1.0], [2.0]],
+        "tuples": ((0.5, 1.0), (2.0,)),
+        "arrays": [np.array([0.5, 1.0]), np.array([2.0])],
+        "arrays [T, 1]": [np.array([[0.5], [1.0]]), np.array([[2.0]])],
+        "jax arrays": [jnp.array([0.5, 1.0]), jnp.array([2.0], jnp.bfloat16)],
+        "both ranks": [np.array([0.5, 1.0]), np.array([[2.0]])],
+    },
+)
+def test_x_of_different_lengths_is_padded(x):
+    batch = as_batch(x, [[0, 2], [1]], ONE)
+    assert_is(batch.xs, [[[0.5], [1.0]], [[2.0], [0.0]]], np.float32)
+    assert_is(batch.ys, [[0, 2], [1, 0]], np.int32)
+    np.testing.assert_array_equal(batch.lengths, [2, 1])
+
+
+@parametrize("x", {"array": np.ones((2, 3, 2)), "list": [np.ones((3, 2))] * 2, "lists": np.ones((2, 3, 2)).tolist()})
+def test_x_of_two_features(x):
+    assert_is(as_batch(x, np.zeros((2, 3), int), TWO).xs, np.ones((2, 3, 2)), np.float32)
+
+
+def test_x_of_one_step_or_one_sequence():
+    assert_is(as_batch([[0.5]], [[2]], ONE).xs, [[[0.5]]], np.float32)
+    assert_is(as_batch(X[:, :1], IDS[:, :1], ONE).xs, X[:, :1, None], np.float32)
+
+
+ACCEPTED_Y = {
+    "ids": (ONE, IDS, IDS),
+    "ids in uint8": (ONE, IDS.astype(np.uint8), IDS),
+    "ids in big-endian": (ONE, IDS.astype(">i8"), IDS),
+    "ids in jax": (ONE, jnp.asarray(IDS), IDS),
+    "ids in nested lists": (ONE, IDS.tolist(), IDS),
+    "ids in a list of arrays": (ONE, list(IDS), IDS),
+    "one-hot columns": (ONE, HOT[..., None], IDS),
+    "one-hot": (ONE, HOT, IDS),
+    "one-hot in integers": (ONE, HOT.astype(int), IDS),
+    "one-hot in booleans": (ONE, HOT.astype(bool), IDS),
+    "one-hot in bfloat16": (ONE, jnp.asarray(HOT, jnp.bfloat16), IDS),
+    "one-hot in a list of arrays": (ONE, list(HOT), IDS),
+    "one-hot columns in nested lists": (ONE, HOT[..., None].tolist(), IDS),
+    "probabilities": (ONE, PROBABILITIES, PROBABILITIES),
+    "probabilities as columns": (ONE, PROBABILITIES[..., None], PROBABILITIES),
+    "probabilities in a list": (ONE, list(PROBABILITIES), PROBABILITIES),
+    "last: ids": (LAST, IDS[0], IDS[0]),
+    "last: ids in a list": (LAST, [0, 2], IDS[0]),
+    "last: ids in a list of scalars": (LAST, [np.int64(0), jnp.int32(2)], IDS[0]),
+    "last: one-hot columns": (LAST, HOT[0][..., None], IDS[0]),
+    "last: one-hot": (LAST, HOT[0], IDS[0]),
+    "last: one-hot in a list": (LAST, list(HOT[0]), IDS[0]),
+    "last: probabilities": (LAST, PROBABILITIES[:, 0], PROBABILITIES[:, 0]),
+    "mse: one output": (MSE, X, X[..., None]),
+    "mse: one output [N, T, 1]": (MSE, X[..., None], X[..., None]),
+    "mse: one output in columns": (MSE, X[..., None, None], X[..., None]),
+    "mse: one output in lists": (MSE, X.tolist(), X[..., None]),
+    "mse: one output in integers": (MSE, IDS, IDS[..., None].astype(float)),
+    "mse: two outputs": (MSE2, HOT[..., :2], HOT[..., :2]),
+    "mse: two outputs in columns": (MSE2, HOT[..., :2, None], HOT[..., :2]),
+    "mse: two outputs in a list": (MSE2, list(HOT[..., :2]), HOT[..., :2]),
+    "mse, last: one output": (MSE_LAST, X[0], X[0][:, None]),
+    "mse, last: one output [N, 1]": (MSE_LAST, X[0][:, None], X[0][:, None]),
+    "mse, last: one output in columns": (MSE_LAST, X[0][:, None, None], X[0][:, None]),
+}
+
+
+@parametrize(("config", "y", "expected"), ACCEPTED_Y)
+def test_every_form_of_y(config, y, expected):
+    assert_is(as_batch(X, y, config).ys, expected, np.float32 if expected.dtype == float else np.int32)
+
+
+@parametrize(
+    ("config", "y", "expected"),
+    {
+        "ids": (ONE, [IDS[0], IDS[1][:1]], [[0, 2], [1, 0]]),
+        "one-hot": (ONE, [HOT[0], HOT[1][:1]], [[0, 2], [1, 0]]),
+        "one-hot columns": (ONE, [HOT[0][..., None], HOT[1][:1, :, None]], [[0, 2], [1, 0]]),
+        "probabilities": (ONE, [PROBABILITIES[0], PROBABILITIES[1][:1]], PROBABILITIES * [[[1], [1]], [[1], [0]]]),
+        "mse": (MSE, [[0.5, 1.0], [2.0]], [[[0.5], [1.0]], [[2.0], [0.0]]]),
+        "mse in columns": (MSE2, [np.ones((2, 2, 1)), np.ones((1, 2, 1))], [[[1.0] * 2] * 2, [[1.0] * 2, [0.0] * 2]]),
+        "last": (LAST, [2, 1], [2, 1]),
+    },
+)
+def test_every_form_of_y_of_different_lengths(config, y, expected):
+    batch = as_batch([[0.5, 1.0], [2.0]], y, config)
+    assert_is(batch.ys, expected, np.float32 if np.asarray(expected).dtype == float else np.int32)
+    np.testing.assert_array_equal(batch.lengths, [2, 1])
+
+
+@parametrize(
+    ("config", "x", "kind", "expected"),
+    {
+        "list of numbers": (ONE, [0.5, 1.0], "one", [X[:1].T]),
+        "list of integers": (ONE, [0, 2], "one", [IDS[:1].T]),
+        "list of scalar arrays": (ONE, [np.array(0.5), jnp.float32(1)], "one", [X[:1].T]),
+        "tuple of numbers": (ONE, (0.5, 1.0), "one", [X[:1].T]),
+        "[T]": (ONE, X[0], "one", [X[:1].T]),
+        "[T] of integers": (ONE, IDS[0], "one", [IDS[:1].T]),
+        "[T] in jax": (ONE, jnp.asarray(X[0], jnp.bfloat16), "one", [X[:1].T]),
+        "[T, 1]": (ONE, X[:1].T, "one", [X[:1].T]),
+        "[T, 1] in lists": (ONE, [[0.5], [1.0]], "one", [X[:1].T]),
+        "[T, 2]": (TWO, X, "one", [X]),
+        "[T, 2] in lists": (TWO, X.tolist(), "one", [X]),
+        "[N, T, 1]": (ONE, X[..., None], "batch", list(X[..., None])),
+        "[N, T, 1] of integers": (ONE, IDS[..., None], "batch", list(IDS[..., None])),
+        "[N, T, 1] in jax": (ONE, jnp.asarray(X[..., None]), "batch", list(X[..., None])),
+        "[N, T, 1] in lists": (ONE, X[..., None].tolist(), "batch", list(X[..., None])),
+        "[1, T, 2]": (TWO, X[None], "batch", [X]),
+        "list of arrays": (ONE, list(X), "list", list(X[..., None])),
+        "tuple of arrays": (ONE, tuple(X), "list", list(X[..., None])),
+        "list of one array": (ONE, [X[0]], "list", [X[:1].T]),
+        "list of jax arrays": (ONE, list(jnp.asarray(X)), "list", list(X[..., None])),
+        "list of arrays of both ranks": (ONE, [X[0], X[1][:, None]], "list", list(X[..., None])),
+        "list of arrays of different lengths": (ONE, [X[0], X[1][:1]], "list", [X[:1].T, X[1:, :1]]),
+        "list of an array and a list": (ONE, [X[0], [2.0]], "list", [X[:1].T, X[1:, :1]]),
+        "list of [T, 2]": (TWO, [X, X[:1]], "list", [X, X[:1]]),
+    },
+)
+def test_rank_decides_what_predict_is_asked(config, x, kind, expected):
+    sequences, got = as_sequences(x, config)
+    assert got == kind
+    assert len(sequences) == len(expected)
+    for sequence, one in zip(sequences, expected, strict=True):
+        assert_is(sequence, one, np.float32)
+
+
+@parametrize(
+    ("config", "predictions", "targets", "expected"),
+    {
+        "one": (ONE, PREDICTIONS[0], [0, 2], [IDS[0]]),
+        "one, one-hot columns": (ONE, PREDICTIONS[0], HOT[0][..., None], [IDS[0]]),
+        "one, in jax": (ONE, jnp.asarray(PREDICTIONS[0]), jnp.asarray(IDS[0]), [IDS[0]]),
+        "batch": (ONE, PREDICTIONS, IDS, list(IDS)),
+        "batch, probabilities": (ONE, PREDICTIONS, PROBABILITIES, list(PROBABILITIES)),
+        "list": (ONE, list(PREDICTIONS), HOT, list(IDS)),
+        "list of different lengths": (ONE, [PREDICTIONS[0], PREDICTIONS[1][:1]], [[0, 2], [1]], [IDS[0], IDS[1][:1]]),
+        "last, one": (LAST, PREDICTIONS[0, 0], 2, [[2]]),
+        "last, one, one-hot column": (LAST, PREDICTIONS[0, 0], HOT[0, 1][:, None], [[2]]),
+        "last, batch": (LAST, PREDICTIONS[0], [0, 2], [[0], [2]]),
+        "last, list": (LAST, list(PREDICTIONS[0]), HOT[0], [[0], [2]]),
+        "mse, one": (MSE, PREDICTIONS[0, :, :1], X[0], [X[:1].T]),
+        "mse, batch": (MSE2, PREDICTIONS[:, :, :2], HOT[..., :2], list(HOT[..., :2])),
+        "mse, last, one": (MSE_LAST, PREDICTIONS[0, 0, :1], 0.5, [[[0.5]]]),
+    },
+)
+def test_every_form_of_predictions(config, predictions, targets, expected):
+    pairs = as_predictions(predictions, targets, config)
+    assert len(pairs) == len(expected)
+    for (prediction, target), one in zip(pairs, expected, strict=True):
+        assert_is(prediction, np.full((len(one), config.output_size), np.float32(1 / 3)), np.float64)
+        assert_is(target, one, np.float32 if np.asarray(one).dtype == float else np.int32)
+
+
+# What is not
+
+EVIL = {
+    "None": lambda: None,
+    "number": lambda: 3,
+    "0-d array": lambda: np.array(1.0),
+    "string": lambda: "hello",
+    "bytes": lambda: b"hello",
+    "list of strings": lambda: ["to", "be"],
+    "array of strings": lambda: np.array([["1", "2"], ["3", "4"]]),
+    "dict": lambda: {"a": [0, 1], "b": [1, 0]},
+    "set": lambda: {1, 2},
+    "function": lambda: len,
+    "generator": lambda: (row for row in IDS),
+    "list of generators": lambda: [(i for i in row) for row in IDS],
+    "list of dicts": lambda: [{0: 1}, {0: 1}],
+    "list with None": lambda: [None, [0, 1]],
+    "list with a string": lambda: [[0, 1], [0, "1"]],
+    "objects": lambda: np.array([[0, None], [1, 1]], object),
+    "objects that are integers": lambda: IDS.astype(object),
+    "object array of arrays": lambda: np.array([np.zeros(2), np.zeros(3)], object),
+    "structured array": lambda: np.zeros((2, 2), [("a", float), ("b", int)]),
+    "complex array": lambda: X.astype(complex),
+    "list of complex numbers": lambda: [[0j, 1], [1, 0]],
+    "dates": lambda: X.astype("datetime64[s]"),
+    "durations": lambda: IDS.astype("timedelta64[s]"),
+    "random keys": lambda: jax.random.split(jax.random.key(0), (2, 2)),
+    "integers of 70 bits": lambda: [[2**70, 0], [0, 0]],
+    "empty list": list,
+    "empty tuple": tuple,
+    "list of an empty list": lambda: [[]],
+    "lists of nothing": lambda: [[], []],
+    "no sequences": lambda: np.zeros((0, 2)),
+    "no steps": lambda: np.zeros((2, 0), int),
+    "ragged inside": lambda: [[0, [1]], [0, 1]],
+    "five axes": lambda: np.zeros((2, 2, 1, 1, 1)),
+    "NaN": lambda: np.array([[0, 1], [np.nan, 0]]),
+    "infinity": lambda: [[0, 1], [-np.inf, 0]],
+    "beyond float32": lambda: np.array([[0, 1e300]] * 2),
+}
+ROLES = {
+    "X": lambda value: as_batch(value, IDS, ONE),
+    "Y": lambda value: as_batch(X, value, ONE),
+    "Y, last": lambda value: as_batch(X, value, LAST),
+    "Y, mse": lambda value: as_batch(X, value, MSE),
+    "x": lambda value: as_sequences(value, ONE),
+    "predictions": lambda value: as_predictions(value, IDS, ONE),
+    "targets": lambda value: as_predictions(PREDICTIONS, value, ONE),
+    "ids": lambda value: Windows(value, length=2),
+}
+
+
+REPORTED = [("durations", "X"), ("durations", "Y"), ("durations", "Y, mse"), ("durations", "targets")]
+REPORTED += [("random keys", role) for role in ROLES]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("evil", "role"),
     [
-        ((np.arange(4), 4), ValueError, "ids: expected more than length = 4 characters, got 4"),
-        ((np.arange(4), 0), ValueError, "length: expected at least 1, got 0"),
-        ((np.arange(4), 2, 0), ValueError, "stride: expected at least 1, got 0"),
-        ((np.arange(4), 2.0), TypeError, "length: expected an integer"),
-        ((np.arange(4.0), 2), TypeError, "ids: expected class ids as integers"),
-        ((np.ones((4, 2), int), 2), ValueError, "ids: expected one axis"),
-        ((np.array([1, -2, 3]), 2), ValueError, "ids: expected class ids from 0 .*got -2"),
-        (("text", 2), TypeError, "ids: expected numbers, got strings"),
+        pytest.param(evil, role, marks=[reported] if (evil, role) in REPORTED else [], id=f"{evil} as {role}")
+        for evil in EVIL
+        for role in ROLES
     ],
-    ids=str,
 )
-def test_windows_that_make_no_sense_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
+def test_nonsense_gives_an_error_that_names_the_argument_and_says_what_was_expected_and_what_came(evil, role):
+    name = role.split(",")[0]
+    with pytest.raises((ValueError, TypeError), match=rf"(?s)^{name}(\[\d+\])?: expected .+, got .+"):
+        ROLES[role](EVIL[evil]())
+
+
+def refuses(error, name, expected, got):
+    """Expect an error of the form `name: expected …, got …` whose parts hold the given ones."""
+    return pytest.raises(error, match="^" + ".*".join(map(re.escape, (f"{name}: expected ", expected, f", got {got}"))))
+
+
+@parametrize(
+    ("config", "x", "error", "name", "expected", "got"),
+    {
+        "[T]": (ONE, X[0], ValueError, "X", "[N, T] or [N, T, 1]", "shape (2,)"),
+        "[N, T] for two features": (TWO, X, ValueError, "X", "[N, T, 2]", "shape (2, 2)"),
+        "[N, T, 3]": (ONE, HOT, ValueError, "X", "[N, T, 1]", "shape (2, 2, 3)"),
+        "[N, T, 3] for two features": (TWO, HOT, ValueError, "X", "[N, T, 2]", "shape (2, 2, 3)"),
+        "[N, T, 2, 1]": (TWO, X[None, ..., None], ValueError, "X", "[N, T, 2]", "shape (1, 2, 2, 1)"),
+        "list of numbers": (ONE, [0.5, 1.0], ValueError, "X", "[N, T]", "shape (2,)"),
+        "a number among lists": (ONE, [[0.5, 1.0], 2.0], ValueError, "X[1]", "[T] or [T, 1]", "shape ()"),
+        "[T, 2] in a list": (ONE, [X, X[0]], ValueError, "X[0]", "I = 1", "shape (2, 2)"),
+        "[T, 1] for two features": (TWO, [X, X[:, :1]], ValueError, "X[1]", "I = 2", "shape (2, 1)"),
+        "[T, 1, 1] in a list": (ONE, [X[0], X[:1, :1, None]], ValueError, "X[1]", "[T, 1]", "shape (1, 1, 1)"),
+        "no sequences": (ONE, [], ValueError, "X", "at least one sequence", "none"),
+        "no sequences in an array": (ONE, X[:0], ValueError, "X", "at least one sequence", "shape (0, 2"),
+        "no steps": (ONE, X[:, :0], ValueError, "X", "at least one time step", "empty sequences"),
+        "no steps in one": (ONE, [X[0], X[0, :0]], ValueError, "X[1]", "at least one time step", "an empty sequence"),
+        "NaN": (ONE, X * [[1, np.nan]], ValueError, "X", "finite numbers", "nan at index (0, 1"),
+        "NaN in sequence 3": (ONE, [[1, 2], [1], [1], [1, 2, np.nan]], ValueError, "X[3]", "finite", "nan at index (2"),
+        "NaN in bfloat16": (ONE, jnp.asarray(X * np.nan, "bfloat16"), ValueError, "X", "finite", "nan at index (0, 0"),
+        "infinity": (ONE, X - np.inf, ValueError, "X", "finite", "-inf at index (0, 0"),
+        "beyond float32": (ONE, X * 1e300, ValueError, "X", "finite numbers in float32", "5e+299 at index (0, 0"),
+        "strings": (ONE, [["1", "2"], ["3", "4"]], TypeError, "X[0]", "numbers", "strings"),
+        "complex": (ONE, X + 1j, TypeError, "X", "real numbers", "complex"),
+        "ragged inside": (ONE, [[0, [1]], [0, 1]], ValueError, "X[0]", "a regular array", "parts of different shapes"),
+    },
+)
+def test_x_that_does_not_fit(config, x, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        as_batch(x, IDS, config)
+
+
+@parametrize(
+    ("config", "y", "error", "name", "expected", "got"),
+    {
+        "one sequence more": (ONE, [[0, 1]] * 3, ValueError, "Y", "the 2 sequences of X", "shape (3, 2)"),
+        "one sequence less": (ONE, IDS[:1], ValueError, "Y", "the 2 sequences of X", "shape (1, 2)"),
+        "a step more in one": (ONE, [[0, 1], [0, 1, 2]], ValueError, "Y[1]", "2 time steps as in X[1]", "3"),
+        "a step less in all": (ONE, IDS[:, :1], ValueError, "Y[0]", "2 time steps as in X[0]", "1"),
+        "one a sequence": (ONE, IDS[0], ValueError, "Y", "the 2 sequences of X", "shape (2,)"),
+        "a number among lists": reported_case(ONE, [[0, 1], 2], (ValueError, TypeError), "Y", "", ""),
+        "ids as columns": (ONE, IDS[..., None], ValueError, "Y", "class ids [N, T]", "shape (2, 2, 1)"),
+        "two classes of three": (ONE, HOT[..., :2], ValueError, "Y", "[N, T, 3]", "shape (2, 2, 2)"),
+        "classes that differ": (ONE, [HOT[0], HOT[1, :, :2]], ValueError, "Y", "one shape", "[(2, 2), (2, 3)]"),
+        "five axes": (ONE, HOT[..., None, None], ValueError, "Y", "[N, T, 3]", "shape (2, 2, 3, 1, 1)"),
+        "wrong columns": reported_case(ONE, HOT[..., :2, None], ValueError, "Y", "[N, T, 3, 1]", "shape (2, 2, 2, 1)"),
+        "id too high": (ONE, IDS + 1, ValueError, "Y", "class ids from 0 to 2", "3"),
+        "id beyond int32": (ONE, IDS + 2**32, ValueError, "Y", "class ids from 0 to 2", "4294967298"),
+        "id negative": (ONE, IDS - 1, ValueError, "Y", "class ids from 0 to 2", "-1"),
+        "ids in float": (ONE, IDS * 1.0, TypeError, "Y", "class ids as integers", "float64"),
+        "ids in bool": (ONE, IDS > 0, TypeError, "Y", "class ids as integers", "bool"),
+        "probabilities below 0": (ONE, 3 * HOT - 2 / 3, ValueError, "Y", "probabilities, each from 0 up", ""),
+        "probabilities of sum 2": (ONE, 2 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
+        "no class": (ONE, 0 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
+        "NaN": (ONE, HOT * np.nan, ValueError, "Y", "finite numbers", "nan at index (0, 0, 0)"),
+        "last: one a step": (LAST, IDS, ValueError, "Y", "class ids [N]", "shape (2, 2)"),
+        "last: one-hot a step": (LAST, HOT, ValueError, "Y", "[N, 3]", "shape (2, 2, 3)"),
+        "last: shapes that differ": (LAST, [1, [0, 1]], ValueError, "Y", "one shape", "[(), (2,)]"),
+        "last: one sequence more": (LAST, [0, 1, 2], ValueError, "Y", "the 2 sequences of X", "shape (3,)"),
+        "mse: one output of two": (MSE2, X, ValueError, "Y", "[N, T, 2, 1] or [N, T, 2]", "shape (2, 2)"),
+        "mse: three outputs of one": (MSE, HOT, ValueError, "Y", "[N, T]", "shape (2, 2, 3)"),
+        "mse: infinity": (MSE, X + np.inf, ValueError, "Y", "finite numbers", "inf at index (0, 0"),
+        "mse: beyond float32": (MSE, X * 1e300, ValueError, "Y", "finite numbers in float32", "5e+299 at index"),
+        "mse, last: one a step": (MSE_LAST, X, ValueError, "Y", "[N]", "shape (2, 2)"),
+    },
+)
+def test_y_that_does_not_fit(config, y, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        as_batch(X, y, config)
+
+
+def test_y_of_another_length_where_x_is_ragged():
+    with refuses(ValueError, "Y[1]", "1 time steps as in X[1]", "2"):
+        as_batch([[0.5, 1.0], [2.0]], IDS, ONE)
+
+
+def test_errors_call_the_arguments_by_the_names_they_were_given():
+    names = ("validation_data[0]", "validation_data[1]")
+    with refuses(ValueError, "validation_data[0]", "sequences", "shape"):
+        as_batch(HOT, IDS, ONE, names)
+    with refuses(ValueError, "validation_data[1]", "the 2 sequences of validation_data[0]", "shape"):
+        as_batch(X, IDS[:1], ONE, names)
+
+
+@parametrize(
+    ("config", "x", "error", "name", "expected", "got"),
+    {
+        "[N, T]": (ONE, X, ValueError, "x", "I = 1", "shape (2, 2); write x[..., None]"),
+        "[N, T] in lists": (ONE, X.tolist(), ValueError, "x", "I = 1", "shape (2, 2); write x[..., None]"),
+        "[T, 3] for two features": (TWO, HOT[0], ValueError, "x", "I = 2", "shape (2, 3)"),
+        "[T] for two features": (TWO, X[0], ValueError, "x", "[T, 2]", "shape (2,)"),
+        "[N, T, 3]": (ONE, HOT, ValueError, "x", "[N, T, 1]", "shape (2, 2, 3)"),
+        "[N, T, 1, 1]": (ONE, X[..., None, None], ValueError, "x", "[T, 1]", "shape (2, 2, 1, 1)"),
+        "no steps": (ONE, [], ValueError, "x", "at least one time step", "an empty sequence"),
+        "no sequences": (ONE, X[:0, :, None], ValueError, "x", "at least one sequence", "shape (0, 2, 1)"),
+        "no steps in all": (ONE, X[:, :0, None], ValueError, "x", "at least one time step", "empty sequences"),
+        "no steps in one": (ONE, [X[0], X[0, :0]], ValueError, "x[1]", "at least one time step", "an empty sequence"),
+        "ragged lists": (ONE, [[0.5, 1.0], [2.0]], ValueError, "x", "a regular array", "parts of different shapes"),
+        "ragged lists of arrays": (ONE, [[X[0], X[0, :1]]], ValueError, "x", "a regular array", "parts of different"),
+        "a number among arrays": (ONE, [X[0], 2.0], ValueError, "x[1]", "[T] or [T, 1]", "shape ()"),
+        "[T, 2] in a list": (ONE, [X[0], X], ValueError, "x[1]", "I = 1", "shape (2, 2)"),
+        "[N, T, 1] in a list": (ONE, [X[..., None]], ValueError, "x[0]", "[T, 1]", "shape (2, 2, 1)"),
+        "NaN": (ONE, [0.5, np.nan], ValueError, "x", "finite numbers", "nan at index (1"),
+        "NaN in a list": (ONE, [X[0], X[0] * np.nan], ValueError, "x[1]", "finite numbers", "nan at index (0"),
+        "strings": (ONE, ["to", "be"], TypeError, "x", "numbers", "strings"),
+        "complex": (ONE, [1j], TypeError, "x", "real numbers", "complex"),
+    },
+)
+def test_what_predict_can_not_be_asked(config, x, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        as_sequences(x, config)
+
+
+@parametrize("x", {"[T, 3] for two features": HOT[0], "list of [T, 3]": [HOT[0]], "no features": X[:, :0]})
+@reported
+def test_a_batch_of_one_feature_is_advised_only_where_it_fits(x):
+    with pytest.raises(ValueError, match=r"^x(\[0\])?: expected .*, got shape \(2, [03]\)$"):
+        as_sequences(x, TWO)
+
+
+@parametrize(
+    ("config", "predictions", "targets", "error", "name", "expected", "got"),
+    {
+        "rank 2": (ONE, HOT[0], IDS[0], ValueError, "predictions", "[T, C, 1]", "shape (2, 3)"),
+        "two classes": (ONE, PREDICTIONS[:, :, :2], IDS, ValueError, "predictions[0]", "C = 3", "shape (2, 2, 1)"),
+        "last: rank 1": (LAST, HOT[0, 0], 2, ValueError, "predictions", "[C, 1]", "shape (3,)"),
+        "last: one a step": (LAST, list(PREDICTIONS), 2, ValueError, "predictions[0]", "[C, 1]", "shape (2, 3, 1)"),
+        "none": (ONE, [], [], ValueError, "predictions", "at least one sequence", "none"),
+        "NaN": (ONE, PREDICTIONS * np.nan, IDS, ValueError, "predictions[0]", "finite", "nan at index (0, 0, 0)"),
+        "a step more": (
+            ONE,
+            PREDICTIONS[0],
+            [0, 1, 2],
+            ValueError,
+            "targets[0]",
+            "2 time steps as in predictions",
+            "3",
+        ),
+        "a sequence more": (ONE, PREDICTIONS, [[0, 1]] * 3, ValueError, "targets", "2 sequences", "shape (3, 2)"),
+        "id too high": (ONE, PREDICTIONS[0], [0, 3], ValueError, "targets", "class ids from 0 to 2", "3"),
+        "ids in float": (ONE, PREDICTIONS[0], [0.0, 2.0], TypeError, "targets", "class ids as integers", "float64"),
+        "no steps": reported_case(ONE, PREDICTIONS[0, :0], IDS[0, :0], ValueError, "predictions", "time step", ""),
+        "no steps, mse": reported_case(MSE, np.zeros((0, 1, 1)), X[0, :0], ValueError, "predictions", "time step", ""),
+    },
+)
+def test_predictions_that_can_not_be_compared(config, predictions, targets, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        as_predictions(predictions, targets, config)
+
+
+# Windows over a text
+
+TEXT = np.random.default_rng(0).integers(5, size=23)
+NUMBER, ONE_HOT = LSTMConfig(1, 4, 5), LSTMConfig(5, 4, 5)
+NUMBER_LAST, ONE_HOT_LAST = LSTMConfig(1, 4, 5, target="last"), LSTMConfig(5, 4, 5, target="last")
+
+
+@pytest.mark.parametrize("length", [1, 4, 22])
+@pytest.mark.parametrize("stride", [1, 2, 3, 40])
+def test_windows_are_as_many_as_documented(length, stride):
+    windows = Windows(TEXT, length, stride)
+    assert len(windows) == count(windows) == len(range(0, len(TEXT) - length, stride))
+
+
+@parametrize("config", {"number": NUMBER, "id": ONE_HOT, "number, last": NUMBER_LAST, "id, last": ONE_HOT_LAST})
+@pytest.mark.parametrize("stride", [1, 3])
+def test_take_gives_the_windows_built_by_hand(config, stride):
+    windows = Windows(TEXT, 4, stride)
+    starts = range(0, len(TEXT) - 4, stride)
+    ids = np.array([TEXT[start : start + 4] for start in starts])
+    targets = np.array([TEXT[start + 1 : start + 5] for start in starts])
+    batch = jax.jit(take)(windows, np.arange(len(windows)), config)
+    assert batch.lengths is None
+    np.testing.assert_array_equal(batch.ys, targets[:, -1] if config.target == "last" else targets)
+    if config.input_size == 1:
+        np.testing.assert_array_equal(batch.xs, np.float32(ids[..., None]) / np.float32(5))
+    else:
+        np.testing.assert_array_equal(batch.xs, ids)
+        assert jnp.issubdtype(batch.xs.dtype, jnp.integer)
+
+
+@pytest.mark.parametrize("config", [NUMBER, ONE_HOT])
+def test_inputs_of_ids(config):
+    ids = jnp.asarray(TEXT[None])
+    expected = ids if config is ONE_HOT else np.float32(TEXT[None, :, None] / 5)
+    np.testing.assert_array_equal(inputs_of(ids, config), expected)
+
+
+def test_take_rows_in_any_order_and_more_than_once():
+    rows = np.array([3, 0, 3])
+    np.testing.assert_array_equal(take(Windows(TEXT, 4, 2), rows, NUMBER).ys[:, 0], TEXT[2 * rows + 1])
+    batch = as_batch([[0.5, 1.0], [2.0], [0.25, 3.0], [4.0]], [[0, 1], [2], [1, 0], [2]], ONE)
+    taken = take(batch, rows, ONE)
+    for array, whole in zip(taken, batch, strict=True):
+        np.testing.assert_array_equal(array, whole[rows])
+
+
+ROWS = np.array([1, -1, 0])
+
+
+@parametrize(
+    ("data", "lengths"),
+    {
+        "windows": (Windows(np.arange(5) % 3, 2), [2, 0, 2]),
+        "batch": (Batch(X[..., None], IDS), [2, 0, 2]),
+        "batch of different lengths": (Batch(X[..., None], IDS, np.array([2, 1])), [1, 0, 2]),
+    },
+)
+def test_negative_rows_have_length_zero_where_padded(data, lengths):
+    padded, plain = take(data, ROWS, ONE, padded=True), take(data, np.maximum(ROWS, 0), ONE)
+    np.testing.assert_array_equal(padded.lengths, lengths)
+    for array, whole in zip(padded[:2], plain[:2], strict=True):
+        assert array.shape == whole.shape
+        np.testing.assert_array_equal(array[::2], whole[::2])
+
+
+def test_take_leaves_lengths_alone_where_nothing_is_padded():
+    assert take(Batch(X[..., None], IDS), np.array([1]), ONE).lengths is None
+    np.testing.assert_array_equal(take(Batch(X[..., None], IDS, np.array([2, 1])), np.array([1]), ONE).lengths, [1])
+    assert count(Batch(X[..., None], IDS)) == 2
+
+
+def test_windows_hold_nothing_but_the_ids():
+    windows = Windows(TEXT, 4, 2)
+    [ids] = jax.tree.leaves(windows)
+    assert_is(ids, TEXT, np.int32)
+    assert vars(windows).keys() == {"ids", "length", "stride"}
+
+
+def test_windows_are_a_pytree_that_passes_through_jit():
+    windows = Windows(TEXT, np.int64(4), np.uint8(2))
+    through = jax.jit(lambda windows: windows)(windows)
+    assert (type(through), through.length, through.stride, len(through)) == (Windows, 4, 2, len(windows))
+    assert (type(windows.length), type(windows.stride)) == (int, int)
+    np.testing.assert_array_equal(through.ids, TEXT)
+    traced = []
+    lengths = jax.jit(lambda windows: traced.append(1) or jnp.zeros(windows.length))
+    assert lengths(windows).shape == lengths(Windows(TEXT[::-1], 4, 2)).shape == (4,)
+    assert len(traced) == 1
+    assert lengths(Windows(TEXT, 3, 2)).shape == (3,)
+
+
+@parametrize("ids", {"list": TEXT.tolist(), "uint8": TEXT.astype(np.uint8), "jax": jnp.asarray(TEXT)})
+def test_every_form_of_ids(ids):
+    assert_is(Windows(ids, 4).ids, TEXT, np.int32)
+
+
+@parametrize(
+    ("arguments", "error", "name", "expected", "got"),
+    {
+        "as long as the text": ((TEXT, 23), ValueError, "ids", "more than length = 23", "23"),
+        "no text": (([], 1), ValueError, "ids", "more than length = 1", "0"),
+        "two axes": ((IDS, 1), ValueError, "ids", "one axis", "shape (2, 2)"),
+        "negative id": ((TEXT - 1, 4), ValueError, "ids", "class ids from 0", "-1"),
+        "id beyond int32": reported_case((TEXT + 2**32, 4), ValueError, "ids", "class ids from 0", "429496"),
+        "floats": ((TEXT / 5, 4), TypeError, "ids", "class ids as integers", "float64"),
+        "booleans": ((TEXT > 2, 4), TypeError, "ids", "class ids as integers", "bool"),
+        "a string": (("to be", 2), TypeError, "ids", "", "strings"),
+        "length 0": ((TEXT, 0), ValueError, "length", "at least 1", "0"),
+        "length in float": ((TEXT, 4.0), TypeError, "length", "an integer", "4.0"),
+        "length True": ((TEXT, True), TypeError, "length", "an integer", "True"),
+        "stride 0": ((TEXT, 4, 0), ValueError, "stride", "at least 1", "0"),
+        "stride negative": ((TEXT, 4, -2), ValueError, "stride", "at least 1", "-2"),
+        "stride a string": ((TEXT, 4, "2"), TypeError, "stride", "an integer", "'2'"),
+    },
+)
+def test_windows_that_can_not_be(arguments, error, name, expected, got):
+    with refuses(error, name, expected, got):
         Windows(*arguments)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, NUMBER_LAST, LSTMConfig(1, 4, 9)])
+def test_check_windows_returns_what_fits(config):
+    windows = Windows(TEXT, 4)
+    assert check_windows(windows, config) is windows
+
+
+@parametrize(
     ("config", "message"),
-    [
-        (VALUES, "X: Windows are of class ids and need loss='cross_entropy', got 'mse'"),
-        (TWO, "X: Windows need a network with input_size 1 .*got input_size 2"),
-        (LSTMConfig(1, 4, 2), "X: expected ids below output_size = 2, got 2"),
-    ],
-    ids=str,
+    {
+        "mse": (LSTMConfig(1, 4, 5, loss="mse"), "^X: Windows .* need loss='cross_entropy', got 'mse'$"),
+        "two features": (LSTMConfig(2, 4, 5), "^X: Windows need .*input_size 1 .* 5 .*, got input_size 2$"),
+        "too few classes": (LSTMConfig(1, 4, 4), "^X: expected ids below output_size = 4, got 4$"),
+    },
 )
-def test_windows_that_do_not_fit_the_network_are_refused(config, message):
+def test_check_windows_refuses(config, message):
     with pytest.raises(ValueError, match=message):
-        check_windows(Windows(np.arange(3), 1), config)
+        check_windows(Windows(TEXT, 4), config)
+    with pytest.raises(ValueError, match=message.replace("X", "validation_data", 1)):
+        check_windows(Windows(TEXT, 4), config, "validation_data")

@@ -289,7 +289,7 @@ def test_any_float_is_checked_in_float64_and_float32(dtype):
 
 
 def test_wider_arguments_are_rounded_to_float32_first(monkeypatch):
-    monkeypatch.setattr(module, "check", lambda loss, params, reference_gradient: (params, reference_gradient))
+    monkeypatch.setattr(module, "check", lambda loss, *given, **reference: (given, reference))
     problem = draw(2, 3, SMALL, "values", "each", "state")
     names = ("params", "xs", "ys", "state")
     wide = problem | {name: jax.tree.map(lambda array: array * np.float64(1 + 1e-9), problem[name]) for name in names}
@@ -365,11 +365,12 @@ def test_command_line_where_x64_is_on():
 
 
 def test_command_line_fails_on_a_wrong_gradient(monkeypatch, capsys):
-    def wrong(params, *args, **given):
-        bias = with_gradient_times(1.1)(params.layers[0].bias)
-        return loss_fn(params._replace(layers=(params.layers[0]._replace(bias=bias),)), *args, **given)
+    def wrong(params, data):
+        layer = params.layers[0]
+        layer = layer._replace(bias=with_gradient_times(1.1)(layer.bias))
+        return loss_fn(params._replace(layers=(layer,)), **data)
 
-    monkeypatch.setattr(module, "loss_fn", wrong)
+    monkeypatch.setattr(module, "_loss", wrong)
     assert module.main(SIZES) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("FAILED: 4 of 16 bounds broken: float64 vs reference in layers[0].bias, ")

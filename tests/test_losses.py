@@ -97,6 +97,19 @@ def test_scores_in_float64_give_a_loss_in_float64(x64, loss, targets, steps):
     np.testing.assert_allclose(got, steps.mean(), rtol=1e-14)
 
 
+@pytest.mark.xfail(strict=True, reason="reported: take this mark away when it is mended")
+def test_mse_of_targets_of_another_shape_is_no_silent_broadcast():
+    with pytest.raises((ValueError, TypeError)):
+        mse(SCORES[:, 0, :1], VALUES[:, 0, 0])
+
+
+@pytest.mark.xfail(strict=True, reason="reported: take this mark away when it is mended")
+@pytest.mark.parametrize(("loss", "targets"), [(mse, VALUES), (cross_entropy, PROBABILITIES)])
+def test_nan_targets_in_the_padding_do_the_gradient_no_harm(loss, targets):
+    dirty = np.where(real(LENGTHS)[..., None], targets, np.nan)
+    np.testing.assert_array_equal(jax.grad(loss)(SCORES, dirty, LENGTHS), jax.grad(loss)(SCORES, targets, LENGTHS))
+
+
 @pytest.mark.parametrize("form", ["ids", "one-hot"])
 @pytest.mark.parametrize(("target", "expected"), [(0, 0.0), (1, 1e4), (2, 2e4)])
 def test_cross_entropy_of_extreme_logits(form, target, expected):

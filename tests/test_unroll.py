@@ -345,3 +345,27 @@ def test_dtype_of_the_parameters_decides(x64, of_params, of_rest):
     args = jax.tree.map(lambda array: array.astype(of_rest), (xs, state))
     outputs = jax.jit(unroll)(params, *args, lengths=LENGTHS)
     assert {array.dtype.name for array in leaves(outputs)} == {of_params}
+
+
+class Unhashable:
+    """A plain cell that is an object with parameters of its own, which can't be hashed."""
+
+    __hash__ = None
+
+    def __call__(self, params, state, x):
+        return lstm_cell(params, state, x)
+
+
+@pytest.mark.xfail(strict=True, reason="reported: take this mark away when it is mended")
+def test_plain_function_that_can_not_be_hashed():
+    _, *args = given("lstm", "float32")
+    outputs = unroll(*args, cell=Unhashable(), lengths=LENGTHS)
+    assert_close(outputs, unroll(*args, cell=lstm_cell, lengths=LENGTHS), 1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="reported: take this mark away when it is mended")
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_lengths_are_integers_of_any_width(dtype):
+    _, *args = given("lstm", "float32")
+    run = jax.jit(unroll)
+    assert_same_bits(run(*args, lengths=LENGTHS.astype(dtype)), run(*args, lengths=LENGTHS))

@@ -59,7 +59,7 @@ def centred(numbers: np.ndarray, modulus: int) -> np.ndarray:
     return numbers / (modulus / 2) - 1
 
 
-TRIPLE = Progression("3x mod 50", lambda x: 3 * x, 50, shortest=1, seeds=5, bound=100 * 940 / 950)
+TRIPLE = Progression("3x mod 50", lambda x: 3 * x, 50, shortest=1, seeds=5, bound=98.9)
 PROGRESSIONS = {
     "3x mod 50": TRIPLE,
     "2x + 5 mod 37": Progression("2x + 5 mod 37", lambda x: 2 * x + 5, 37),
