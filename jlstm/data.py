@@ -79,7 +79,7 @@ class Windows:
             raise ValueError(f"ids: expected one axis, [characters], got shape {ids.shape}")
         if len(ids) <= self.length:
             raise ValueError(f"ids: expected more than length = {self.length} characters, got {len(ids)}")
-        object.__setattr__(self, "ids", _class_ids("ids", ids))
+        object.__setattr__(self, "ids", _class_ids("ids", ids, 2**31 - 1))
 
     def __len__(self) -> int:
         return -(-(self.ids.shape[0] - self.length) // self.stride)
@@ -247,6 +247,8 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
         raise ValueError("predictions: expected at least one sequence, got none")
     pairs = [finite_numbers(f"predictions[{k}]", p) for k, p in enumerate(predictions)]
     for k, prediction in enumerate(pairs):
+        if len(prediction) == 0:
+            raise ValueError(f"predictions: expected at least one time step in each, got shape {prediction.shape}")
         if prediction.ndim != rank or prediction.shape[-2:] != (config.output_size, 1):
             expected = "[T, C, 1]" if rank == 3 else "[C, 1]"
             raise ValueError(
@@ -291,7 +293,9 @@ def _array(name: str, value: Any) -> np.ndarray:
             f"{name}: expected a regular array, got parts of different shapes; give sequences of different length as a "
             "list of arrays"
         ) from None
-    if not (np.issubdtype(array.dtype, np.bool_) or jnp.issubdtype(array.dtype, jnp.number)):
+    except TypeError:
+        raise TypeError(f"{name}: expected numbers, got {value!r}") from None
+    if array.dtype.kind == "m" or not (np.issubdtype(array.dtype, np.bool_) or jnp.issubdtype(array.dtype, jnp.number)):
         raise TypeError(f"{name}: expected numbers, got {_kind(array.dtype)}")
     if np.iscomplexobj(array):
         raise TypeError(f"{name}: expected real numbers, got complex ones")
@@ -313,12 +317,12 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _class_ids(name: str, array: np.ndarray, classes: int | None = None) -> np.ndarray:
+def _class_ids(name: str, array: np.ndarray, classes: int) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}")
-    if array.size and (array.min() < 0 or (classes is not None and array.max() >= classes)):
+    if array.size and (array.min() < 0 or array.max() >= classes):
         wrong = array.min() if array.min() < 0 else array.max()
-        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1 if classes else '...'}, got {wrong}")
+        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}")
     return array.astype(np.int32)
 
 
@@ -338,14 +342,10 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
     features = config.input_size
     if array.ndim == 1 and features == 1:
         array = array[:, None]
-    if array.ndim == 2 and array.shape[1] != features:
-        raise ValueError(
-            f"{name}: expected one sequence [T, I] with I = {features}, got shape {array.shape}; "
-            "write x[..., None] for a batch of sequences of one feature"
-        )
-    if array.ndim != 2:
-        shapes = f"[T, {features}]" if features > 1 else "[T] or [T, 1]"
-        raise ValueError(f"{name}: expected a sequence of shape {shapes}, got shape {array.shape}")
+    if array.ndim != 2 or array.shape[1] != features:
+        shapes = "[T] or [T, I]" if features == 1 else "[T, I]"
+        advice = "; write x[..., None] for a batch" if array.ndim == 2 and features == 1 else ""
+        raise ValueError(f"{name}: expected a sequence {shapes} with I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
     return _finite(name, array)
@@ -375,6 +375,8 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
         raise ValueError(f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}")
     if config.target == "each":
         for k, (y, n) in enumerate(zip(ys, steps, strict=True)):
+            if y.ndim == 0:
+                raise ValueError(f"{name}: expected targets for the {n} time steps of {x_name}[{k}], got {y}")
             if len(y) != n:
                 raise ValueError(f"{name}[{k}]: expected {n} time steps as in {x_name}[{k}], got {len(y)}")
     if isinstance(ys, list):
@@ -382,7 +384,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
             raise ValueError(f"{name}: expected targets of one shape, got {sorted({y.shape for y in ys})}")
         ys = _pad(ys, steps.max())
     real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
-    classes, rank = config.output_size, real.ndim
+    classes, rank, given = config.output_size, real.ndim, ys
     if ys.ndim == rank + 2 and ys.shape[-1] == 1:
         ys = ys[..., 0]
     if ys.ndim == rank and config.loss == "cross_entropy":
@@ -390,7 +392,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
     if ys.ndim == rank and classes == 1:
         ys = ys[..., None]
     if ys.ndim != rank + 1 or ys.shape[-1] != classes:
-        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(ys)}")
+        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}")
     ys = _finite(name, ys)
     if config.loss == "mse":
         return ys

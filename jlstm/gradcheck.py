@@ -226,8 +226,8 @@ def _finite_differences(
     firsts = np.cumsum([0, *(array.size for array in arrays)])
     coordinates = np.concatenate([first + at for first, at in zip(firsts, [*tried, np.zeros(1, int)], strict=True)])
     steps = STEP * np.maximum(1, np.abs(theta[coordinates]))
-    slopes = np.asarray(_central_differences(loss, params, data, direction, coordinates, steps))
-    *slopes, slope = np.split(slopes, np.cumsum([at.size for at in tried]))
+    found = np.asarray(_central_differences(loss, params, data, direction, coordinates, steps))
+    *slopes, slope = np.split(found, np.cumsum([at.size for at in tried]))
     return tried, slopes, direction, slope
 
 
@@ -237,8 +237,8 @@ def _central_differences(
 ) -> Array:
     """Return (f(θ + h e_k) - f(θ - h e_k)) / 2h for each coordinate k and its step h.
 
-    The formula: Nocedal and Wright, "Numerical Optimization", 2006, section 8.1. The coordinate after the last parameter
-    is how far all of them have moved along the direction.
+    The central difference is in Nocedal and Wright, "Numerical Optimization", 2006, section 8.1. The coordinate after
+    the last parameter says how far all of them have moved along the direction.
     """
     flat, unravel = ravel_pytree(params)
 

@@ -1,5 +1,7 @@
 """What training makes small: losses of scores against targets, each the mean over the real steps."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -25,11 +27,14 @@ def cross_entropy(logits: Array, targets: Array, lengths: Array | None = None) -
     Returns:
         The mean over all real steps (over all sequences that have one, with one target a sequence), a scalar.
 
+    Raises:
+        ValueError: the targets' shape does not fit.
+
     Example:
         >>> float(cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])))    # log 4
         1.3862943649291992
     """
-    return _mean(*_sum_real(_cross_entropies(logits, targets), lengths))
+    return _mean(*_summed(_cross_entropies, logits, targets, lengths))
 
 
 def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Array:
@@ -43,11 +48,14 @@ def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Arr
     Returns:
         The mean over all real steps and all outputs, a scalar.
 
+    Raises:
+        ValueError: the targets' shape does not fit.
+
     Example:
         >>> float(mse(jnp.zeros((1, 2, 1)), jnp.array([[[1.0], [3.0]]])))
         5.0
     """
-    return _mean(*_sum_real(_squared_errors(predictions, targets), lengths))
+    return _mean(*_summed(_squared_errors, predictions, targets, lengths))
 
 
 def loss_fn(
@@ -114,31 +122,40 @@ def summed_loss(
     """
     scores, state = forward(params, xs, config, state, lengths)
     losses = _cross_entropies if config.loss == "cross_entropy" else _squared_errors
-    total, count = _sum_real(losses(scores, ys), lengths)
+    total, count = _summed(losses, scores, ys, lengths)
     return total, (count, state)
 
 
+def _summed(losses: Callable, scores: Array, targets: Array, lengths: Array | None) -> tuple[Array, Array]:
+    """Return the sum of the losses of all real steps, and how many those are."""
+    scores, targets = _at_least_float32(scores), jnp.asarray(targets)
+    if lengths is None:
+        each = losses(scores, targets)
+        return each.sum(), jnp.asarray(each.size, each.dtype)
+    lengths = jnp.asarray(lengths)
+    real = jnp.arange(scores.shape[1]) < lengths[:, None] if scores.ndim == 3 else lengths > 0
+    # The targets too: NaN in the padding would reach the gradient as 0 · NaN.
+    targets = jnp.where(real if targets.ndim == real.ndim else real[..., None], targets, 0)
+    return jnp.where(real, losses(scores, targets), 0).sum(), real.sum().astype(scores.dtype)
+
+
 def _cross_entropies(logits: Array, targets: Array) -> Array:
-    logits = _at_least_float32(logits)
-    if targets.ndim == logits.ndim:
+    if targets.shape == logits.shape:
         return optax.softmax_cross_entropy(logits, targets)
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"targets: expected shape {logits.shape[:-1]} or {logits.shape}, got {targets.shape}")
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def _squared_errors(predictions: Array, targets: Array) -> Array:
-    return jnp.mean((_at_least_float32(predictions) - targets) ** 2, axis=-1)
+    if targets.shape != predictions.shape:
+        raise ValueError(f"targets: expected shape {predictions.shape}, got {targets.shape}")
+    return jnp.mean((predictions - targets) ** 2, axis=-1)
 
 
 def _at_least_float32(scores: Array) -> Array:
+    scores = jnp.asarray(scores)
     return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-
-
-def _sum_real(losses: Array, lengths: Array | None) -> tuple[Array, Array]:
-    """Return the sum of losses `[batch, time]` or `[batch]` over the real steps, and how many those are."""
-    if lengths is None:
-        return losses.sum(), jnp.asarray(losses.size, losses.dtype)
-    real = jnp.arange(losses.shape[1]) < lengths[:, None] if losses.ndim == 2 else lengths > 0
-    return jnp.where(real, losses, 0).sum(), real.sum().astype(losses.dtype)
 
 
 def _mean(total: Array, count: Array) -> Array:

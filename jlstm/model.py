@@ -1,5 +1,6 @@
 """The network: LSTM layers on top of each other and a dense readout, as one pytree of parameters."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -78,7 +79,7 @@ def real_number(name: str, value: Any) -> float:
     """Return the argument `name` as a finite float from zero up, or raise an error that says what came instead."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name}: expected a finite number from 0 up, got {value}")
     return float(value)
 
@@ -171,7 +172,7 @@ def forward(
         hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths, segment=config.segment)
         states.append(layer_state)
     if config.target == "last":
-        hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(lengths - 1, 0))
+        hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(jnp.asarray(lengths, jnp.int32) - 1, 0))
     return _read_out(params.readout, hs), tuple(states)
 
 

@@ -58,9 +58,10 @@ def unroll(
         state = cell.zero_state(params, steps.shape[1:2])
     state = cast_like(params, state)
     if lengths is not None:
+        lengths = jnp.asarray(lengths, jnp.int32)
         real = jnp.arange(steps.shape[0])[:, None] < lengths
         steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0), cast_like(params, real)[:, :, None]
-        cell = _held(cell)
+        cell = _held(cell) if isinstance(cell, Cell) else _held_step(cell)
     if not isinstance(cell, Cell):
         hs, state = _plain_scan(cell, params, state, steps)
     elif segment is None:
@@ -153,15 +154,8 @@ def _scan_segments(cell: Cell, params: Any, state: Any, xs: Any, segment: int) -
 
 
 @functools.cache
-def _held(cell: Cell | Callable) -> Cell | Callable:
+def _held(cell: Cell) -> Cell:
     """Return `cell` for inputs `(x, real)`: where `real` is 0 the state stays as it was and the output is zero."""
-
-    def hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Array]:
-        new, h = stepped
-        return jax.tree.map(lambda n, old: jnp.where(real > 0, n, old), new, state), jnp.where(real > 0, h, 0)
-
-    if not isinstance(cell, Cell):
-        return lambda params, state, inputs: hold(inputs[1], cell(params, state, inputs[0]), state)
 
     def linear(params: Any, h: Array, inputs: tuple) -> tuple:
         x, real = inputs
@@ -169,6 +163,21 @@ def _held(cell: Cell | Callable) -> Cell | Callable:
 
     def gates(params: Any, inputs: tuple, state: Any) -> tuple[Any, Array]:
         z, real = inputs
-        return hold(real, cell.gates(params, z, state), state)
+        return _hold(real, cell.gates(params, z, state), state)
 
     return Cell(linear, gates, cell.zero_state)
+
+
+def _held_step(step: Callable) -> Callable:
+    """Return the plain function `step` for inputs `(x, real)`, as `_held` does a cell."""
+
+    def held(params: Any, state: Any, inputs: tuple) -> tuple[Any, Array]:
+        x, real = inputs
+        return _hold(real, step(params, state, x), state)
+
+    return held
+
+
+def _hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Array]:
+    new, h = stepped
+    return jax.tree.map(lambda n, old: jnp.where(real > 0, n, old), new, state), jnp.where(real > 0, h, 0)

@@ -96,7 +96,7 @@ def mapped_over_params(params, state, x):
         pytest.param(jit_cell, id="jit"),
         pytest.param(jax.jit(jax.vmap(lstm_cell, in_axes=(None, 0, 0))), id="vmap over the batch"),
         pytest.param(mapped_over_params, id="vmap over parameters"),
-        pytest.param(jax.checkpoint(lstm_cell), id="checkpoint"),
+        pytest.param(jax.jit(jax.checkpoint(lstm_cell)), id="checkpoint"),
         pytest.param(scanned, id="scan"),
     ],
 )
@@ -107,20 +107,25 @@ def test_step_under(step, transformed):
 
 def test_grad_jvp_and_hessian_agree(x64, step):
     point, unravel = ravel_pytree(step)
-    along = jnp.asarray(np.random.default_rng(1).normal(size=point.shape)) * 1e-4
+    point, along = np.asarray(point), np.random.default_rng(1).normal(size=point.shape) * 1e-4
 
-    @jax.jit
     def loss(point):
         state, h = lstm_cell(*unravel(point))
         return jnp.sum(h**2 + state.c**3)
 
-    grad = jax.jit(jax.grad(loss))
-    slope = jax.jit(lambda point: jax.jvp(loss, (point,), (along,))[1])(point)
-    np.testing.assert_allclose(slope, grad(point) @ along, rtol=1e-12)
-    np.testing.assert_allclose(slope, (loss(point + along) - loss(point - along)) / 2, rtol=1e-6)
-    hessian = jax.jit(jax.hessian(loss))(point)
+    @jax.jit
+    def derivatives(point):
+        slope = jax.jvp(loss, (point,), (along,))[1]
+        return loss(point), slope, jax.grad(loss)(point), jax.hessian(loss)(point)
+
+    _, slope, grad, hessian = jax.device_get(derivatives(point))
+    (above, _, grad_above, _), (below, _, grad_below, _) = map(
+        jax.device_get, map(derivatives, (point + along, point - along))
+    )
+    np.testing.assert_allclose(slope, grad @ along, rtol=1e-12)
+    np.testing.assert_allclose(slope, (above - below) / 2, rtol=1e-6)
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
-    np.testing.assert_allclose(hessian @ along, (grad(point + along) - grad(point - along)) / 2, atol=1e-9)
+    np.testing.assert_allclose(hessian @ along, (grad_above - grad_below) / 2, atol=1e-9)
 
 
 def test_grad_through_checkpoint_and_scan(step):
@@ -133,7 +138,7 @@ def test_grad_through_checkpoint_and_scan(step):
 
 
 @pytest.mark.parametrize("of_params", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("of_rest", ["float64", "bfloat16", "int32", "bool"])
+@pytest.mark.parametrize("of_rest", ["float64", "bfloat16", "int32"])
 def test_dtype_of_the_parameters_decides(x64, step, of_params, of_rest):
     params, (state, x) = arrays(step[0], of_params), arrays(step[1:], of_rest)
     got = jit_cell(params, state, x)

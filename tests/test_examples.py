@@ -83,8 +83,8 @@ def test_example_is_a_program(tmp_path):
 
 @pytest.mark.slow
 def test_shakespeare_learns_the_whole_corpus():
-    """The documented input, one number a character, stalls near 2.47 nats; knowing the frequencies alone gives 3.3."""
+    """Half an hour on a busy machine; knowing how often each character comes, and nothing more, gives 3.3 nats."""
     path = os.environ.get("JLSTM_SHAKESPEARE")
     if not path:
         pytest.skip("JLSTM_SHAKESPEARE does not name the corpus, shakespeare.txt")
-    assert example("shakespeare").main(["--text", path]) < 2.6
+    assert example("shakespeare").main(["--text", path]) < 2.3

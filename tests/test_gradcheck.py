@@ -58,27 +58,27 @@ SMALLEST, SMALL, LARGE = (1, 1, 2), (3, 6, 4), (7, 40, 5)
 CASES = {
     "one of everything": (1, 1, SMALLEST, "ids", "each"),
     "one unit": (3, 30, SMALLEST, "values", "last", "state", "lengths"),
-    "one sequence": (1, 60, SMALL, "ids", "each", "state"),
+    "state": (4, 15, SMALL, "ids", "each", "state"),
     "values": (2, 33, SMALL, "values", "each", "lengths"),
-    "values, last": (5, 9, SMALL, "values", "last"),
     "probabilities": (3, 17, SMALL, "probabilities", "each", "state", "lengths"),
     "probabilities, last": (6, 4, SMALL, "probabilities", "last", "lengths"),
     "ids in and out": (4, 12, SMALL, "ids", "each", "ids in", "state", "lengths"),
-    "large": (8, 25, LARGE, "ids", "each", "state", "lengths"),
-    "large, last": (7, 40, LARGE, "ids", "last", "ids in"),
+    "large": (8, 12, LARGE, "ids", "each", "state", "lengths"),
+    "large, last": (2, 60, LARGE, "ids", "last", "ids in"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_bound_holds(case):
-    report = gradcheck(**draw(*CASES[case], seed=list(CASES).index(case)))
-    assert [row.comparison for row in report.rows] == [FLOAT64] * 5 + [DIFFERENCES] * 6 + [FLOAT32] * 5
-    assert report.largest > 1e-3
-    assert report.passed, f"\n{report}"
+    for seed in range(3):
+        report = gradcheck(**draw(*CASES[case], seed=seed))
+        assert [row.comparison for row in report.rows] == [FLOAT64] * 5 + [DIFFERENCES] * 6 + [FLOAT32] * 5
+        assert report.largest > 1e-3
+        assert report.passed, f"seed {seed}\n{report}"
 
 
 def test_saturated_gates():
-    problem = draw(4, 15, SMALL, "ids", "each", "state")
+    problem = draw(*CASES["state"])
     layer = problem["params"].layers[0]
     layer = layer._replace(weight_ih=100 * layer.weight_ih, bias=100 * layer.bias)
     assert np.median(np.abs(problem["xs"] @ layer.weight_ih + layer.bias)) > 50
@@ -89,7 +89,7 @@ def test_saturated_gates():
 
 
 def test_steep_recurrence():
-    problem = draw(4, 15, SMALL, "ids", "each", "state")
+    problem = draw(*CASES["state"])
     params = problem["params"]
     params = params._replace(layers=jax.tree.map(lambda array: 50 * array, params.layers))
     # With weight_hh steep too, each step magnifies the rounding errors of the step before it, in both precisions alike,
