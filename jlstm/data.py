@@ -343,9 +343,9 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
     if array.ndim == 1 and features == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != features:
-        shapes = "[T] or [T, I]" if features == 1 else "[T, I]"
+        shapes = "[T] or [T, 1]" if features == 1 else f"[T, {features}]"
         advice = "; write x[..., None] for a batch" if array.ndim == 2 and features == 1 else ""
-        raise ValueError(f"{name}: expected a sequence {shapes} with I = {features}, got shape {array.shape}{advice}")
+        raise ValueError(f"{name}: expected a sequence {shapes}, I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
     return _finite(name, array)
