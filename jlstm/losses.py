@@ -82,6 +82,7 @@ def loss_fn(
         The mean loss over all real steps, a scalar.
 
     Example:
+        >>> import jax
         >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> params = init_params(jax.random.key(0), config)
@@ -113,6 +114,7 @@ def summed_loss(
         each sequence's last real step. The loss is `total / count`.
 
     Example:
+        >>> import jax
         >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> params = init_params(jax.random.key(0), config)

@@ -243,15 +243,14 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
     batches, width, mesh = _layout(count(data), batch_size)
     order = _batches(jnp.arange(count(data)), batches, width)
     params, data, order = replicate((params, data, order), mesh)
-    total, real, size, start = 0.0, 0.0, 1, 0
+    sums, size, start = replicate((jnp.zeros(()), jnp.zeros(())), mesh), 1, 0
     while start < batches:
         stop = min(start + size, batches)
         began = time.perf_counter()
-        sums = _sum_losses(params, data, order, start, stop, config=config, mesh=mesh)
-        total, real = total + float(sums[0]), real + float(sums[1])
+        sums = jax.block_until_ready(_sum_losses(sums, params, data, order, start, stop, config=config, mesh=mesh))
         size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
         start = stop
-    return total / max(real, 1.0)
+    return float(sums[0]) / max(float(sums[1]), 1.0)
 
 
 def _layout(rows: int, batch_size: int) -> tuple[int, int, Mesh | None]:
@@ -315,6 +314,7 @@ def _train_steps(
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))
 def _sum_losses(
+    sums: tuple[Array, Array],
     params: ModelParams,
     data: Batch | Windows,
     order: Array,
@@ -326,13 +326,13 @@ def _sum_losses(
 ) -> tuple[Array, Array]:
     padded = order.size > count(data)
 
-    def sums(params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
+    def add(sums: tuple[Array, Array], params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
         def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             batch = take(data, order[k], config, padded=padded)
             total, (real, _) = summed_loss(params, batch.xs, batch.ys, config, lengths=batch.lengths)
-            return sums[0] + total, sums[1] + real
+            found = lax.psum((total, real), AXIS) if mesh else (total, real)
+            return sums[0] + found[0], sums[1] + found[1]
 
-        found = lax.fori_loop(start, stop, body, (jnp.zeros(()), jnp.zeros(())))
-        return lax.psum(found, AXIS) if mesh else found
+        return lax.fori_loop(start, stop, body, sums)
 
-    return split_batch(sums, mesh, (P(), P(), P(None, AXIS)), P())(params, data, order)
+    return split_batch(add, mesh, (P(), P(), P(), P(None, AXIS)), P())(sums, params, data, order)

@@ -602,11 +602,11 @@ def test_windows_need_one_input_or_one_for_each_class():
 
 
 BAD_SEQUENCES = {
-    "[A, B]": (np.ones((3, 4)), ValueError, r"x: expected one sequence \[T, I\] with I = 1.*write x\[\.\.\., None\]"),
+    "[A, B]": (np.ones((3, 4)), ValueError, r"x: expected a sequence \[T\] or \[T, 1\].*write x\[\.\.\., None\]"),
     "[A, B] of integers": (np.ones((3, 4), int), ValueError, r"write x\[\.\.\., None\]"),
     "lists [A, B]": ([[0.5, 1.0], [1.0, 0.5]], ValueError, r"write x\[\.\.\., None\]"),
     "lists of different lengths": ([[0.5, 1.0], [1.0]], ValueError, "x: .*of different length as a list of arrays"),
-    "a number": (0.5, ValueError, r"x: expected a sequence of shape \[T\] or \[T, 1\], got shape \(\)"),
+    "a number": (0.5, ValueError, r"x: expected a sequence \[T\] or \[T, 1\], I = 1, got shape \(\)"),
     "None": (None, TypeError, "x: expected numbers"),
     "a string": ("Hello", TypeError, "x: expected numbers, got strings"),
     "nothing": ([], ValueError, "x: expected at least one time step"),
