@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--steps", type=int, default=300, help="how many updates to make (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="of the parameters and the data (default 0)")
     options = parser.parse_args(arguments)
+    if options.steps < 1:
+        parser.error(f"--steps: expected at least 1, got {options.steps}")
 
     began = time.perf_counter()
     key_params, key_state, key_data, key_test = jax.random.split(jax.random.key(options.seed), 4)

@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--quick", action="store_true", help="about a minute: --stride 15")
     parser.add_argument("--seed", type=int, default=0, help="of parameters, shuffles and texts (default 0)")
     options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs: expected at least 1, got {options.epochs}")
 
     began = time.perf_counter()
     text = read_text(options.text)

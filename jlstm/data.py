@@ -12,11 +12,12 @@ from jlstm.model import LSTMConfig, whole_number
 
 __all__ = [
     "Batch",
+    "Streams",
     "Windows",
     "as_batch",
     "as_predictions",
     "as_sequences",
-    "check_windows",
+    "check_text",
     "class_ids",
     "count",
     "finite_numbers",
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     """Sequences with their targets, padded to one length.
 
     Attributes:
-        xs: the inputs, `[batch, time, I]`.
+        xs: the inputs, `[batch, time, I]`, or ids `[batch, time]`.
         ys: the targets, `[batch, time]` or `[batch, time, C]`; without the time axis where there is one a sequence.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
 
@@ -49,8 +50,7 @@ class Windows:
     """Overlapping windows over a long text, gathered when they are needed and never built.
 
     Window k is `ids[k * stride : k * stride + length]`, and its targets are the ids one further on; with one target a
-    sequence, that is the id after the window. A network with one input reads `id / output_size`; one with an input for
-    each class reads the id as if it were a one-hot vector.
+    sequence, that is the id after the window. What a network reads for an id says `inputs_of`.
 
     Args:
         ids: the text as class ids, `[characters]` integers.
@@ -95,17 +95,77 @@ class Windows:
         return windows
 
 
-def count(data: Batch | Windows) -> int:
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """A long text read as parallel streams, for truncated backpropagation through time with the state carried.
+
+    The text is a ring, cut into streams of equal length at places that are drawn anew in each epoch. A training step
+    reads the next window of every stream with the state that the window before it left, and its gradient ends at the
+    window's start (Williams and Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
+    Trajectories", 1990).
+
+    Args:
+        ids: the text as class ids, `[characters]` integers.
+        streams: how many streams, the sequences of a batch.
+        length: the number of steps of a window.
+
+    Raises:
+        TypeError: `ids`, `streams` or `length` is not of integers.
+        ValueError: `ids` has not one axis, holds a negative id, or is too short for a window of every stream and the id
+            after it; `streams` or `length` is not positive.
+
+    Example:
+        >>> Streams(np.arange(1000), streams=4, length=32).windows
+        7
+    """
+
+    ids: Any
+    streams: int
+    length: int
+
+    def __post_init__(self) -> None:
+        for name in ("streams", "length"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
+        ids = _array("ids", self.ids)
+        if ids.ndim != 1:
+            raise ValueError(f"ids: expected one axis, [characters], got shape {ids.shape}")
+        if len(ids) <= self.streams * self.length:
+            raise ValueError(
+                f"ids: expected more than streams * length = {self.streams} * {self.length} = "
+                f"{self.streams * self.length} characters, got {len(ids)}"
+            )
+        object.__setattr__(self, "ids", _class_ids("ids", ids, 2**31 - 1))
+
+    @property
+    def windows(self) -> int:
+        """How many windows each stream has."""
+        return (self.ids.shape[0] - 1) // self.streams // self.length
+
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        return (self.ids,), (self.streams, self.length)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, leaves: tuple) -> "Streams":
+        streams = object.__new__(cls)  # its leaves may be tracers, which can't be checked
+        for name, value in zip(("ids", "streams", "length"), (*leaves, *static), strict=True):
+            object.__setattr__(streams, name, value)
+        return streams
+
+
+def count(data: Batch | Windows | Streams) -> int:
     """Return how many sequences `data` holds."""
+    if isinstance(data, Streams):
+        return data.streams
     return len(data) if isinstance(data, Windows) else data.xs.shape[0]
 
 
-def take(data: Batch | Windows, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
+def take(data: Batch | Windows | Streams, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
     """Gather sequences into a batch, inside a compiled call.
 
     Args:
         data: all sequences.
-        rows: which ones to take, `[batch]` integers.
+        rows: which ones to take, `[batch]` integers; of `Streams` the places where their windows start.
         config: the network that will read them.
         padded: whether some of `rows` may be negative; each of those gives a sequence of length 0.
 
@@ -119,8 +179,10 @@ def take(data: Batch | Windows, rows: Array, config: LSTMConfig, *, padded: bool
                [6, 7, 8, 9]], dtype=int32)
     """
     found = jnp.maximum(rows, 0)
-    if isinstance(data, Windows):
-        ids = jnp.asarray(data.ids)[found[:, None] * data.stride + jnp.arange(data.length + 1)]
+    if not isinstance(data, Batch):
+        starts = found * data.stride if isinstance(data, Windows) else found
+        places = starts[:, None] + jnp.arange(data.length + 1)
+        ids = jnp.asarray(data.ids)[places % data.ids.shape[0]]
         batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
     else:
         batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)
@@ -131,7 +193,7 @@ def take(data: Batch | Windows, rows: Array, config: LSTMConfig, *, padded: bool
 
 
 def inputs_of(ids: Array, config: LSTMConfig) -> Array:
-    """Return what a network reads for class ids: with one input the number `id / output_size`, else the ids themselves.
+    """Return what a network reads for class ids: with one feature the number `id / output_size`, else ids themselves.
 
     Args:
         ids: `[batch, time]` integers.
@@ -144,7 +206,7 @@ def inputs_of(ids: Array, config: LSTMConfig) -> Array:
         >>> inputs_of(jnp.array([[1, 2]]), LSTMConfig(input_size=1, hidden_size=8, output_size=4)).tolist()
         [[[0.25], [0.5]]]
     """
-    return ids[..., None] / config.output_size if config.input_size == 1 else ids
+    return ids[..., None] / config.output_size if config.inputs == "features" and config.input_size == 1 else ids
 
 
 def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", "Y")) -> Batch:
@@ -152,7 +214,7 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
 
     Args:
         X: the sequences: an array `[N, T, I]`, or `[N, T]` for one feature; or a list of N sequences, each `[T, I]` or
-            `[T]`, which may differ in length.
+            `[T]`, which may differ in length. Where `config.inputs` is "tokens", ids `[N, T]` or a list of `[T]`.
         Y: the targets, an array or a list of N: for "cross_entropy" one-hot columns `[N, T, C, 1]`, probabilities
             `[N, T, C]` or class ids `[N, T]`; for "mse" values `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output.
             Without the time axis where `config.target` is "last".
@@ -160,7 +222,7 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
         names: what to call the two in an error.
 
     Returns:
-        A `Batch` of NumPy arrays: float32 inputs, one-hot targets as ids; `lengths` only where they differ.
+        A `Batch` of NumPy arrays: float32 inputs or int32 ids, one-hot targets as ids; `lengths` where they differ.
 
     Raises:
         TypeError: strings, objects, complex numbers; class ids that are not integers.
@@ -189,12 +251,12 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[list[np.ndarray], Literal[
     """Check what `predict` is asked about; the rank decides what it is, never the dtype or the container.
 
     Args:
-        x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`; or a list of arrays,
-            each a sequence.
+        x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`, or of tokens
+            `[N, T]`; or a list of arrays, each a sequence.
         config: the network that will read it.
 
     Returns:
-        The sequences, each `[T, I]` in float32, and which of the three it was.
+        The sequences, each `[T, I]` in float32 or of tokens `[T]` in int32, and which of the three it was.
 
     Raises:
         TypeError, ValueError: as for `as_batch`.
@@ -207,7 +269,7 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[list[np.ndarray], Literal[
     if isinstance(x, (list, tuple)) and any(getattr(element, "ndim", 0) for element in x):
         return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
     array = _array("x", x)
-    if array.ndim == 3:
+    if array.ndim == (2 if config.inputs == "tokens" else 3):
         return list(_sequences("x", array, config)), "batch"
     return [_sequence("x", array, config)], "one"
 
@@ -261,18 +323,21 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
     return [(p.reshape(n, -1).astype(float), y[:n]) for p, y, n in zip(pairs, ys, steps, strict=True)]
 
 
-def check_windows(windows: Windows, config: LSTMConfig, name: str = "X") -> Windows:
-    """Return windows that fit the network, or raise a ValueError that says what does not fit."""
+def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> Windows | Streams:
+    """Return a text that fits the network, or raise a ValueError that says what does not fit."""
+    kind = type(text).__name__
     if config.loss != "cross_entropy":
-        raise ValueError(f"{name}: Windows are of class ids and need loss='cross_entropy', got {config.loss!r}")
-    if config.input_size not in (1, config.output_size):
+        raise ValueError(f"{name}: {kind} are of class ids and need loss='cross_entropy', got {config.loss!r}")
+    if isinstance(text, Streams) and config.target != "each":
+        raise ValueError(f"{name}: Streams have a target for each step and need target='each', got {config.target!r}")
+    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
         raise ValueError(
-            f"{name}: Windows need a network with input_size 1 (it reads id / output_size) or {config.output_size} "
+            f"{name}: {kind} need a network with input_size 1 (it reads id / output_size) or {config.output_size} "
             f"(its output_size: one-hot), got input_size {config.input_size}"
         )
-    if windows.ids.max() >= config.output_size:
-        raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {windows.ids.max()}")
-    return windows
+    if text.ids.max() >= config.output_size:
+        raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {text.ids.max()}")
+    return text
 
 
 def finite_numbers(name: str, value: Any) -> np.ndarray:
@@ -339,6 +404,8 @@ def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:
 def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
     """Check one sequence, `[T]` or `[T, I]`."""
     array = _array(name, value)
+    if config.inputs == "tokens":
+        return _tokens(name, array, config, ("T",))
     features = config.input_size
     if array.ndim == 1 and features == 1:
         array = array[:, None]
@@ -353,6 +420,8 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
 
 def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
     """Check many sequences of one length, `[N, T]` or `[N, T, I]`."""
+    if config.inputs == "tokens":
+        return _tokens(name, array, config, ("N", "T"))
     features = config.input_size
     if array.ndim == 2 and features == 1:
         array = array[:, :, None]
@@ -364,6 +433,12 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one time step, got empty sequences, shape {array.shape}")
     return _finite(name, array)
+
+
+def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, ...]) -> np.ndarray:
+    if array.ndim != len(axes) or array.size == 0:
+        raise ValueError(f"{name}: expected ids [{', '.join(axes)}], at least one, got shape {array.shape}")
+    return _class_ids(name, array, config.input_size)
 
 
 def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str) -> np.ndarray:

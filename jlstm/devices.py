@@ -8,7 +8,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["AXIS", "mesh_for", "replicate", "split_batch", "use_cpu_cores"]
+from jlstm.model import whole_number
+
+__all__ = ["AXIS", "mesh_for", "replicate", "scatter", "split_batch", "use_cpu_cores"]
 
 AXIS = "batch"
 
@@ -22,12 +24,15 @@ def use_cpu_cores(cores: int | None = None) -> None:
         cores: how many devices; by default as many as there are cores that this process may use.
 
     Raises:
+        TypeError, ValueError: `cores` is not an integer from 1 up.
         RuntimeError: JAX has started its devices already; call this before anything that computes.
 
     Example:
         >>> use_cpu_cores()    # doctest: +SKIP
     """
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    if cores is None:  # the cores of this process, which only Linux tells
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = whole_number("cores", cores, least=1)
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:
@@ -48,6 +53,11 @@ def mesh_for(rows: int) -> Mesh | None:
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Put a pytree on every device of `mesh`, or on the first one where that is None."""
     return jax.device_put(tree, NamedSharding(mesh, P()) if mesh else jax.local_devices()[0])
+
+
+def scatter(tree: Any, mesh: Mesh | None) -> Any:
+    """Put a part of each array's first axis on every device of `mesh`, or all on the first one where that is None."""
+    return jax.device_put(tree, NamedSharding(mesh, P(AXIS)) if mesh else jax.local_devices()[0])
 
 
 def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:

@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jlstm import reference
 from jlstm.cell import LSTMState
 from jlstm.losses import loss_fn
-from jlstm.model import Loss, LSTMConfig, ModelParams, Target, init_params, whole_number
+from jlstm.model import Inputs, Loss, LSTMConfig, ModelParams, Target, dropout_masks, init_params, whole_number
 
 __all__ = ["BOUNDS", "GradientReport", "Row", "check", "gradcheck", "random_problem"]
 
@@ -276,10 +276,11 @@ def gradcheck(
     *,
     state: tuple[LSTMState, ...] | None = None,
     lengths: Any = None,
+    key: Array | None = None,
 ) -> GradientReport:
     """Compare the gradient of the library's loss with the NumPy reference's and with finite differences.
 
-    Whatever is wider than 32 bits is rounded first, so that all comparisons start from the same values.
+    Floats are rounded to float32 first, so that all comparisons start from the same values.
 
     Args:
         params: the network's parameters.
@@ -288,6 +289,7 @@ def gradcheck(
         config: the network.
         state: the state before the first step, one `LSTMState` a layer; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+        key: what `dropout_masks` are drawn with; nothing is left out where None.
 
     Returns:
         The report of `check`, with `jlstm.reference.loss_and_grad` for the reference.
@@ -299,24 +301,28 @@ def gradcheck(
         >>> report.passed, report.rows[0].array
         (True, 'layers[0].weight_ih')
     """
-    params, state = jax.tree.map(_narrow, (params, state))
-    lengths = None if lengths is None else _narrow(lengths)
-    data = {"xs": _narrow(xs), "ys": _narrow(ys), "config": config, "state": state, "lengths": lengths}
-    _, gradient = reference.loss_and_grad(params, **data)
-    return check(_loss, params, data, reference_gradient=gradient)
+    params, state = jax.tree.map(_as_float32, (params, state))
+    lengths = None if lengths is None else np.asarray(lengths)
+    data = {"xs": _as_float32(xs), "ys": _as_float32(ys), "config": config, "state": state, "lengths": lengths}
+    with jax.enable_x64(True):
+        masks = None if key is None else dropout_masks(key, config, len(data["xs"]), np.float64)
+    _, gradient = reference.loss_and_grad(params, **data, masks=masks)
+    return check(_loss, params, data | {"key": key}, reference_gradient=gradient)
 
 
 def _loss(params: ModelParams, data: dict[str, Any]) -> Array:
     return loss_fn(params, **data)
 
 
-def _narrow(array: Any) -> Any:
+def _as_float32(array: Any) -> Any:
     array = np.asarray(array)
-    return array.astype(np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else np.int32)
+    return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> dict[str, Any]:
     """Draw parameters and data, as keyword arguments for `gradcheck`, for `loss_fn` and for the reference.
+
+    The last takes masks in place of the `key` that is there where the network has dropout.
 
     Args:
         config: the network.
@@ -325,8 +331,9 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
         seed: the same seed gives the same problem.
 
     Returns:
-        `params` of `init_params`; `xs` and `state` standard normal; `ys` class ids, or standard normal for "mse";
-        `config`; and `lengths` from 1 to `time`. Floats are float32.
+        `params` normal, biases too, with variance 1 / length of the first axis; `xs` standard normal, or ids for
+        "tokens"; `state` standard normal; `ys` class ids, or standard normal for "mse"; `config`; `lengths` from 1 to
+        `time`; where the network has dropout, a `key`. Floats are float32.
 
     Raises:
         TypeError: `batch`, `time` or `seed` is not an integer.
@@ -347,14 +354,18 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
 
     compared = (batch, time) if config.target == "each" else (batch,)
     ids = config.loss == "cross_entropy"
-    return {
-        "params": init_params(jax.random.key(seed), config),
-        "xs": normal(batch, time, config.input_size),
+    # In NumPy, as `init_params` would compile for seconds, and would leave biases at 0, where mistakes can hide.
+    shapes = jax.eval_shape(init_params, jax.random.key(0), config)
+    tokens = config.inputs == "tokens"
+    problem = {
+        "params": jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes),
+        "xs": rng.integers(config.input_size, size=(batch, time)) if tokens else normal(batch, time, config.input_size),
         "ys": rng.integers(config.output_size, size=compared) if ids else normal(*compared, config.output_size),
         "config": config,
-        "state": (LSTMState(*normal(2, batch, config.hidden_size)),),
+        "state": tuple(LSTMState(*normal(2, batch, config.hidden_size)) for _ in range(config.layers)),
         "lengths": rng.integers(1, time, size=batch, endpoint=True),
     }
+    return problem | ({"key": jax.random.key(seed)} if config.dropout else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -375,18 +386,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("features", 5, "inputs of a step"),
         ("hidden", 16, "hidden units"),
         ("classes", 7, "classes, or values for mse"),
+        ("layers", 1, "LSTM layers"),
         ("seed", 0, "seed of the parameters and data"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
     for name, choices, meaning in (
+        ("inputs", get_args(Inputs), "what the network reads"),
         ("loss", get_args(Loss), "the loss"),
         ("target", get_args(Target), "the steps that have a target"),
         ("lengths", ("full", "random"), "the lengths of the sequences"),
     ):
         parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
+    parser.add_argument("--dropout", type=float, default=0.0, metavar="P", help="dropout (default: 0)")
     options = parser.parse_args(arguments)
+    chosen = {name: getattr(options, name) for name in ("loss", "target", "inputs", "layers", "dropout")}
     try:
-        config = LSTMConfig(options.features, options.hidden, options.classes, options.loss, options.target)
+        config = LSTMConfig(options.features, options.hidden, options.classes, **chosen)
         problem = random_problem(config, options.batch, options.time, options.seed)
     except ValueError as error:
         parser.error(str(error))

@@ -66,6 +66,7 @@ def loss_fn(
     *,
     state: tuple[LSTMState, ...] | None = None,
     lengths: Array | None = None,
+    key: Array | None = None,
 ) -> Array:
     """Return the loss of a batch, the function whose gradient trains the network.
 
@@ -77,6 +78,7 @@ def loss_fn(
         config: the network.
         state: the state before the first step, one `LSTMState` a layer; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]`; all where None.
+        key: what `dropout_masks` are drawn with; nothing is left out where None.
 
     Returns:
         The mean loss over all real steps, a scalar.
@@ -91,7 +93,7 @@ def loss_fn(
         >>> grads.layers[0].weight_hh.shape
         (8, 32)
     """
-    total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths)
+    total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths, key=key)
     return _mean(total, count)
 
 
@@ -103,11 +105,12 @@ def summed_loss(
     *,
     state: tuple[LSTMState, ...] | None = None,
     lengths: Array | None = None,
+    key: Array | None = None,
 ) -> tuple[Array, tuple[Array, tuple[LSTMState, ...]]]:
     """Return the loss of a batch before it is averaged, the form that adds up over pieces of a batch or of a text.
 
     Args:
-        params, xs, ys, config, state, lengths: as `loss_fn` takes them.
+        params, xs, ys, config, state, lengths, key: as `loss_fn` takes them.
 
     Returns:
         `(total, (count, state))`: the sum of the losses of all real steps, how many those are, and the state after
@@ -122,7 +125,7 @@ def summed_loss(
         >>> int(count)
         14
     """
-    scores, state = forward(params, xs, config, state, lengths)
+    scores, state = forward(params, xs, config, state, lengths, key)
     losses = _cross_entropies if config.loss == "cross_entropy" else _squared_errors
     total, count = _summed(losses, scores, ys, lengths)
     return total, (count, state)

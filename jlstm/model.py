@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.cell import LSTMParams, LSTMState, init_lstm, lstm_cell
+from jlstm.cell import LSTM, LSTMParams, LSTMState, init_lstm, lstm_cell
 from jlstm.unroll import unroll
 
-__all__ = ["LSTMConfig", "ModelParams", "Readout", "forward", "init_params", "step"]
+__all__ = ["LSTMConfig", "ModelParams", "Readout", "dropout_masks", "forward", "init_params", "step", "zero_state"]
 
 Loss = Literal["cross_entropy", "mse"]
 Target = Literal["each", "last"]
+Inputs = Literal["features", "tokens"]
 
 
 @jax.tree_util.register_static
@@ -26,17 +27,21 @@ class LSTMConfig:
     It is hashable and a static pytree, so `jax.jit` and `jax.grad` take it as an ordinary argument.
 
     Args:
-        input_size: the number of features I of one time step.
-        hidden_size: the number of hidden units H.
+        input_size: the number of features I of one time step, or of tokens.
+        hidden_size: the number of hidden units H of each layer.
         output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
         loss: "cross_entropy" or "mse".
         target: "each": a target for each time step; "last": one for the whole sequence, read at its last real step.
-        input_scale: how much wider than LeCun's the candidate's input weights are drawn (see `init_lstm`).
+        inputs: "features": numbers `[batch, time, I]`; "tokens": ids `[batch, time]`, each for a one-hot vector.
+        layers: the number of LSTM layers on top of each other.
+        dropout: the share of each layer's outputs that training leaves out (see `dropout_masks`), from 0 to below 1.
+        input_scale: how much wider than LeCun's the first layer's candidate reads its input (see `init_lstm`).
         segment: how many steps the gradient keeps at a time, for sequences of many thousand steps; all where None.
 
     Raises:
-        TypeError: a size is not an integer, or `input_scale` is not a number.
-        ValueError: a size or `input_scale` is not positive, or `loss` or `target` is none of those above.
+        TypeError: a size is not an integer, or `dropout` or `input_scale` is not a number.
+        ValueError: a size or `input_scale` is not positive, `dropout` is 1 or more, or `loss`, `target` or `inputs` is
+            none of those above.
 
     Example:
         >>> LSTMConfig(input_size=1, hidden_size=8, output_size=3).loss
@@ -48,16 +53,22 @@ class LSTMConfig:
     output_size: int
     loss: Loss = "cross_entropy"
     target: Target = "each"
+    inputs: Inputs = "features"
+    layers: int = 1
+    dropout: float = 0.0
     input_scale: float = 1.0
     segment: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "hidden_size", "output_size"):
+        for name in ("input_size", "hidden_size", "output_size", "layers"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
-        for name, allowed in (("loss", get_args(Loss)), ("target", get_args(Target))):
+        for name, allowed in (("loss", get_args(Loss)), ("target", get_args(Target)), ("inputs", get_args(Inputs))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-        object.__setattr__(self, "input_scale", real_number("input_scale", self.input_scale))
+        for name in ("dropout", "input_scale"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        if self.dropout >= 1:
+            raise ValueError(f"dropout: expected a number below 1, got {self.dropout}")
         if self.input_scale == 0:
             raise ValueError("input_scale: expected a positive number, got 0")
         if self.segment is not None:
@@ -134,11 +145,55 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
         >>> init_params(jax.random.key(0), config).layers[0].weight_hh.shape
         (8, 32)
     """
-    key_layer, key_readout = jax.random.split(key)
-    layer = init_lstm(key_layer, config.input_size, config.hidden_size, config.input_scale, dtype)
-    drawn = jnp.promote_types(dtype, jnp.float32)
-    weight = jax.random.normal(key_readout, (config.hidden_size, config.output_size), drawn) / config.hidden_size**0.5
-    return ModelParams((layer,), Readout(weight.astype(dtype), jnp.zeros(config.output_size, dtype)))
+    *key_layers, key_readout = jax.random.split(key, config.layers + 1)
+    hidden, outputs = config.hidden_size, config.output_size
+    reads = [(config.input_size, config.input_scale)] + [(hidden, 1.0)] * (config.layers - 1)
+    layers = [init_lstm(key, size, hidden, scale, dtype) for key, (size, scale) in zip(key_layers, reads, strict=True)]
+    weight = jax.random.normal(key_readout, (hidden, outputs), jnp.promote_types(dtype, jnp.float32)) / hidden**0.5
+    return ModelParams(tuple(layers), Readout(weight.astype(dtype), jnp.zeros(outputs, dtype)))
+
+
+def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
+    """Return the state before the first step.
+
+    Args:
+        params: the network's parameters.
+        batch: how many sequences.
+
+    Returns:
+        One `LSTMState` of zeros a layer, each array `[batch, H]`.
+
+    Example:
+        >>> params = init_params(jax.random.key(0), LSTMConfig(input_size=1, hidden_size=8, output_size=3))
+        >>> zero_state(params, batch=2)[0].h.shape
+        (2, 8)
+    """
+    return tuple(LSTM.zero_state(layer, (batch,)) for layer in params.layers)
+
+
+def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:
+    """Draw which hidden units a training step leaves out (Srivastava et al., "Dropout", 2014).
+
+    A sequence keeps its masks over all time steps (Gal and Ghahramani, "A Theoretically Grounded Application of Dropout
+    in Recurrent Neural Networks", 2016).
+
+    Args:
+        key: a key of `jax.random.key`; the same key gives the same masks.
+        config: the network.
+        batch: how many sequences.
+        dtype: the masks' dtype.
+
+    Returns:
+        For each layer what its outputs are multiplied by, `[batch, 1, H]`: 0, or 1 / (1 - dropout) for those that stay.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3, layers=2, dropout=0.5)
+        >>> [mask.shape for mask in dropout_masks(jax.random.key(0), config, batch=2)]
+        [(2, 1, 8), (2, 1, 8)]
+    """
+    keep = 1 - config.dropout
+    shape = (config.layers, batch, 1, config.hidden_size)
+    return tuple(jax.random.bernoulli(key, jnp.float32(keep), shape).astype(dtype) / keep)
 
 
 def forward(
@@ -147,6 +202,7 @@ def forward(
     config: LSTMConfig,
     state: tuple[LSTMState, ...] | None = None,
     lengths: Array | None = None,
+    key: Array | None = None,
 ) -> tuple[Array, tuple[LSTMState, ...]]:
     """Compute the scores of a batch of sequences: logits for "cross_entropy", the predicted values for "mse".
 
@@ -156,6 +212,7 @@ def forward(
         config: the network.
         state: one `LSTMState` a layer, each array `[batch, H]`; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+        key: what `dropout_masks` are drawn with, for training; nothing is left out where None.
 
     Returns:
         The scores, `[batch, time, C]`, or `[batch, C]` at the last real step where `config.target` is "last"; and the
@@ -167,9 +224,13 @@ def forward(
         >>> scores.shape, len(state)
         ((2, 7, 3), 1)
     """
-    hs, states = xs, []
-    for layer, layer_state in zip(params.layers, state or (None,) * len(params.layers), strict=True):
+    hs, states, before = xs, [], state or (None,) * config.layers
+    masks: tuple[Array | None, ...] = (None,) * config.layers
+    if key is not None and config.dropout > 0:
+        masks = dropout_masks(key, config, len(xs), params.readout.weight.dtype)
+    for layer, layer_state, mask in zip(params.layers, before, masks, strict=True):
         hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths, segment=config.segment)
+        hs = hs if mask is None else mask * hs
         states.append(layer_state)
     if config.target == "last":
         hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(jnp.asarray(lengths, jnp.int32) - 1, 0))

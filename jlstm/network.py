@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_windows, count, finite_numbers
+from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
 from jlstm.model import LSTMConfig, ModelParams, init_params, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
@@ -54,7 +54,7 @@ class LSTMNetwork:
         batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64.
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
             factor; by default a cosine from 1 to 0.
-        input_scale: how much wider than LeCun's the input weights are drawn; by default `default_input_scale`.
+        input_scale: how much wider the candidate's input weights are drawn; by default `default_input_scale`.
         progress: whether `train` shows its progress on standard error.
 
     Raises:
@@ -211,7 +211,8 @@ class LSTMNetwork:
                 self._trained = _Trained(report.state, History(loss, validation_loss))
                 done = report.epoch + report.part
                 if progress:
-                    progress.update(done, report.loss, validation_loss[-1] if held_out and validation_loss else None)
+                    checked = validation_loss[len(before.validation) :]
+                    progress.update(done, report.loss, checked[-1] if checked else None)
                 if periodic_callback and done // every > called:
                     called = done // every
                     if progress:
@@ -272,12 +273,14 @@ class LSTMNetwork:
         if isinstance(X, Windows):
             if Y is not None:
                 raise ValueError(f"{names[1]}: expected None, since Windows hold their own targets, got {type(Y)}")
-            return check_windows(X, self.config, names[0])
+            return check_text(X, self.config, names[0])
+        if Y is None:
+            raise ValueError(f"{names[1]}: expected targets for the sequences of {names[0]}, got None")
         return as_batch(X, Y, self.config, names)
 
     def _validation(self, validation: Any) -> Any:
         if isinstance(validation, Windows):
-            return check_windows(validation, self.config, "validation")
+            return check_text(validation, self.config, "validation")
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
         X, Y = validation

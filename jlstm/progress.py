@@ -15,30 +15,31 @@ class Progress:
 
     Args:
         epochs: how many epochs the training has.
-        sequences: how many sequences one epoch has.
+        items: how many sequences, or whatever `unit` says, one epoch has.
+        unit: what is counted.
 
     Example:
-        >>> progress = Progress(epochs=10, sequences=150)
+        >>> progress = Progress(epochs=10, items=150)
         >>> progress.line(epochs_done=5, loss=0.25, seconds=5.0)
         'epoch 5/10 | loss 0.2500 | 150 sequences/s | 0:05 left'
     """
 
-    def __init__(self, epochs: int, sequences: int) -> None:
-        self._epochs, self._sequences = epochs, sequences
+    def __init__(self, epochs: int, items: int, unit: str = "sequences") -> None:
+        self._epochs, self._items, self._unit = epochs, items, unit
         self._terminal = sys.stderr.isatty()
         self._began = self._shown = time.perf_counter()
         self._width = 0
 
     def line(self, epochs_done: float, loss: float, seconds: float, validation: float | None = None) -> str:
         """Return the line for so many epochs, in fractions, done in so many seconds."""
-        speed = epochs_done * self._sequences / seconds
+        speed = epochs_done * self._items / seconds
         left = round((self._epochs - epochs_done) / epochs_done * seconds)
         checked = "" if validation is None else f" | validation {validation:.4f}"
         minutes, rest = divmod(left, 60)
         clock = f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
         return (
             f"epoch {max(1, int(epochs_done))}/{self._epochs} | loss {loss:.4f}{checked} | "
-            f"{speed:,.0f} sequences/s | {clock} left"
+            f"{speed:,.0f} {self._unit}/s | {clock} left"
         )
 
     def update(self, epochs_done: float, loss: float, validation: float | None = None) -> None:

@@ -48,7 +48,12 @@ class Step(NamedTuple):
 
 
 def forward(
-    params: ModelParams, xs: ArrayLike, *, state: tuple[LSTMState, ...] | None = None, lengths: ArrayLike | None = None
+    params: ModelParams,
+    xs: ArrayLike,
+    *,
+    state: tuple[LSTMState, ...] | None = None,
+    lengths: ArrayLike | None = None,
+    masks: tuple[ArrayLike, ...] | None = None,
 ) -> tuple[Array, tuple[LSTMState, ...]]:
     """Run the network over a batch of sequences (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
@@ -57,6 +62,8 @@ def forward(
         xs: floats `[B, T, I]`, or integer ids `[B, T]` that stand for rows of the first layer's `weight_ih`.
         state: one `LSTMState(h [B, H], c [B, H])` a layer, floats; None is zeros.
         lengths: how many steps of each sequence are real, integers `[B]` in 0..T; None is all.
+        masks: what each layer's outputs are multiplied by, floats `[B, 1, H]` or `[B, T, H]` a layer (dropout:
+            Srivastava et al. 2014); None is ones.
 
     Returns:
         The scores, float64 `[B, T, C]`, which are the readout's bias past a sequence's length; and the state after each
@@ -72,8 +79,9 @@ def forward(
     params, xs = _map(_float64, params), np.asarray(xs)
     state, lengths = _state(params, state, len(xs)), _lengths(lengths, xs)
     hs = np.zeros((*xs.shape[:2], len(params.readout.weight)))
+    masks = _masks(params, masks, hs)
     for b, length in enumerate(lengths):
-        hs[b, :length], _, last = _run(params.layers, xs[b, :length], state, b)
+        hs[b, :length], _, last = _run(params.layers, xs[b, :length], state, masks, b)
         for layer, (h, c) in zip(state, last, strict=True):
             layer.h[b], layer.c[b] = h, c
     return hs @ params.readout.weight + params.readout.bias, state
@@ -87,11 +95,12 @@ def loss_and_grad(
     *,
     state: tuple[LSTMState, ...] | None = None,
     lengths: ArrayLike | None = None,
+    masks: tuple[ArrayLike, ...] | None = None,
 ) -> tuple[float, ModelParams]:
     """Compute the loss, and its gradient by backpropagation through time (Werbos 1990; for the LSTM, Graves 2012).
 
     Args:
-        params, xs, state, lengths: as for `forward`.
+        params, xs, state, lengths, masks: as for `forward`.
         ys: what the scores should be at `"each"` step: integer ids `[B, T]` or float probabilities `[B, T, C]` for the
             cross-entropy, float values `[B, T, C]` for the squared error. For the `"last"` step the same without `T`.
         config: names the `loss` and the `target`.
@@ -110,9 +119,10 @@ def loss_and_grad(
     params, xs, ys = _map(_float64, params), np.asarray(xs), np.asarray(ys)
     state, lengths = _state(params, state, len(xs)), _lengths(lengths, xs)
     measure = {"cross_entropy": _cross_entropy, "mse": _squared_error}[config.loss]
+    masks = _masks(params, masks, np.zeros((*xs.shape[:2], len(params.readout.weight))))
     loss, grad, count = 0.0, _map(np.zeros_like, params), 0
     for b in np.flatnonzero(lengths):
-        hs, steps, _ = _run(params.layers, xs[b, : lengths[b]], state, b)
+        hs, steps, _ = _run(params.layers, xs[b, : lengths[b]], state, masks, b)
         compared, y = (slice(-1, None), ys[b, None]) if config.target == "last" else (slice(None), ys[b, : lengths[b]])
         scores = hs[compared] @ params.readout.weight + params.readout.bias
         losses, dscores = measure(scores, _rows(y, scores.shape[1]))
@@ -120,26 +130,31 @@ def loss_and_grad(
         dhs = np.zeros_like(hs)
         dhs[compared] = dscores @ params.readout.weight.T
         readout = Readout(hs[compared].T @ dscores, dscores.sum(axis=0))
-        grad = _map(np.add, grad, ModelParams(_run_back(params.layers, steps, dhs), readout))
+        grad = _map(np.add, grad, ModelParams(_run_back(params.layers, steps, dhs, masks, b), readout))
         loss, count = loss + losses.sum(), count + len(losses)
     return float(loss / max(count, 1)), _map(lambda total: total / max(count, 1), grad)
 
 
-def _run(layers: tuple[LSTMParams, ...], xs: Array, state: tuple[LSTMState, ...], b: int) -> tuple[Array, list, list]:
+def _run(
+    layers: tuple[LSTMParams, ...], xs: Array, state: tuple[LSTMState, ...], masks: list[Array], b: int
+) -> tuple[Array, list, list]:
     """Sequence b of the batch through all layers: the top layer's h `[T, H]`, each layer's steps, each layer's end."""
     hs, steps, ends = _rows(xs, len(layers[0].weight_ih)), [], []
-    for layer, (h, c) in zip(layers, state, strict=True):
+    for layer, (h, c), mask in zip(layers, state, masks, strict=True):
         hs, layer_steps, end = _layer(layer, hs, h[b], c[b])
+        hs = hs * mask[b, : len(hs)]
         steps.append(layer_steps)
         ends.append(end)
     return hs, steps, ends
 
 
-def _run_back(layers: tuple[LSTMParams, ...], steps: list[list[Step]], dhs: Array) -> tuple[LSTMParams, ...]:
+def _run_back(
+    layers: tuple[LSTMParams, ...], steps: list[list[Step]], dhs: Array, masks: list[Array], b: int
+) -> tuple[LSTMParams, ...]:
     """From the derivative by the top layer's h to every layer's gradient: what one layer read, the one below wrote."""
     grads = []
-    for layer, layer_steps in zip(reversed(layers), reversed(steps), strict=True):
-        grad, dhs = _layer_back(layer, layer_steps, dhs)
+    for layer, layer_steps, mask in zip(reversed(layers), reversed(steps), reversed(masks), strict=True):
+        grad, dhs = _layer_back(layer, layer_steps, dhs * mask[b, : len(dhs)])
         grads.append(grad)
     return tuple(reversed(grads))
 
@@ -233,6 +248,13 @@ def _state(params: ModelParams, state: tuple[LSTMState, ...] | None, batch: int)
     if state is None:
         return tuple(LSTMState(*np.zeros((2, batch, len(layer.weight_hh)))) for layer in params.layers)
     return tuple(LSTMState(*map(_float64, layer)) for layer in state)
+
+
+def _masks(params: ModelParams, masks: tuple[ArrayLike, ...] | None, hs: Array) -> list[Array]:
+    """Each layer's mask for every step, `[B, T, H]`."""
+    if masks is None:
+        return [np.ones_like(hs) for _ in params.layers]
+    return [np.broadcast_to(_float64(mask), hs.shape) for mask in masks]
 
 
 def _lengths(lengths: ArrayLike | None, xs: Array) -> Array:

@@ -1,5 +1,6 @@
 """Writing on: class ids drawn one after the other, each fed back, in compiled loops that carry the state."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,75 +9,229 @@ import numpy as np
 from jax import Array, lax
 
 from jlstm.data import class_ids, inputs_of
-from jlstm.model import LSTMConfig, ModelParams, forward, real_number, step, whole_number
+from jlstm.devices import replicate
+from jlstm.model import LSTMConfig, ModelParams, real_number, step, whole_number, zero_state
 
-__all__ = ["generate"]
+__all__ = ["generate", "stream"]
 
-PIECE = 1024  # how many ids one compiled call writes; their noise is drawn at once, which costs less than step by step
+READ = 1024  # how many ids of a prompt one compiled call reads
+PIECE = 32  # how many ids `stream` hands out at a time
+BLOCK = 1024  # for how many ids the noise is drawn at once, which costs less than step by step
+NOISE = 2**20  # a block has at most so many numbers, where that leaves it a piece
 
 
 def generate(
-    params: ModelParams, prompts: Any, length: int, config: LSTMConfig, *, key: Array, temperature: float = 1.0
+    params: ModelParams,
+    prompts: Any,
+    length: int,
+    config: LSTMConfig,
+    *,
+    key: Array,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Any = None,
 ) -> np.ndarray:
-    """Write on from prompts, each id drawn from softmax(scores / temperature).
+    """Write on from prompts, each id drawn from softmax(scores / temperature) or from its likeliest part.
 
     The draw is the argmax of scores + temperature * Gumbel noise (Gumbel, 1954; Maddison, Tarlow and Minka, "A*
-    Sampling", 2014), which at temperature 0 is the likeliest id.
+    Sampling", 2014), which at temperature 0 is the likeliest id. Where both are given, `top_p` chooses among the ids
+    that `top_k` left, from their probabilities scaled up to sum to 1. Of equally likely ids the smaller counts as the
+    likelier, so `top_k` leaves exactly k and `top_p` no more than it needs. No value of `length`, `temperature`,
+    `top_k` or `top_p` compiles anything anew, only whether the last two are None; nor does a longer prompt.
 
     Args:
         params: the parameters of a network with a target for each step.
-        prompts: what to write on from, class ids `[batch, time]`.
-        length: how many ids to write.
-        config: the network; with one input it reads `id / output_size`, else one-hot vectors.
+        prompts: what to write on from, class ids `[batch, time]`; they are read in memory that does not grow with time.
+        length: how many ids to write, at most.
+        config: the network; with one feature it reads `id / output_size`, else one-hot vectors.
         key: a key of `jax.random.key`; the same key gives the same ids.
         temperature: below 1 for likelier ids, above 1 for more surprising ones.
+        top_k: draw from the k likeliest ids only (Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation",
+            2018); from all where None.
+        top_p: draw only from the fewest likeliest ids whose probabilities, at this temperature, add up to at least p
+            (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020); from all where None or 1.
+        stop: a text as class ids `[n]`; a row ends with its first occurrence in what was written, that included.
 
     Returns:
-        The ids that were written, `[batch, length]` in int32.
+        The ids that were written, `[batch, length]` in int32. With `stop`, -1 behind a row's end, and no more columns
+        than the longest row has ids; `row[row >= 0]` is the text.
 
     Raises:
-        TypeError, ValueError: `prompts` are not class ids `[batch, time]` of the network, or `length` or `temperature`
-            is negative or of the wrong type.
+        TypeError, ValueError: an argument is of the wrong type or out of range, or the network writes no class ids or
+            does not read those that it writes.
 
     Example:
         >>> from jlstm.model import init_params
-        >>> config = LSTMConfig(input_size=5, hidden_size=8, output_size=5)
+        >>> config = LSTMConfig(input_size=5, hidden_size=8, output_size=5, inputs="tokens")
         >>> params = init_params(jax.random.key(0), config)
-        >>> generate(params, [[0, 1, 2]], 10, config, key=jax.random.key(1)).shape
+        >>> generate(params, [[0, 1, 2]], 10, config, key=jax.random.key(1), top_k=3).shape
         (1, 10)
     """
-    ids = class_ids("prompts", prompts, config.output_size)
-    if ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {ids.shape}")
+    most = BLOCK if stop is None else PIECE  # so that little is written behind the end of the last row
+    pieces = _written(params, prompts, length, config, key, temperature, top_k, top_p, stop, most)
+    return np.concatenate([np.zeros((len(prompts), 0), np.int32), *pieces], axis=1)
+
+
+def stream(
+    params: ModelParams,
+    prompts: Any,
+    length: int,
+    config: LSTMConfig,
+    *,
+    key: Array,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Any = None,
+) -> Iterator[np.ndarray]:
+    """Write on from prompts as `generate` does, and hand the ids out as they are made.
+
+    Args:
+        params, prompts, length, config, key, temperature, top_k, top_p, stop: as for `generate`.
+
+    Returns:
+        An iterator over pieces `[batch, n]` with n up to 32, which next to each other are what `generate` returns; it
+        ends when all rows have. The arguments are checked at the call, and ids are computed when they are asked for.
+
+    Raises:
+        TypeError, ValueError: as for `generate`.
+
+    Example:
+        >>> from jlstm.model import init_params
+        >>> config = LSTMConfig(input_size=5, hidden_size=8, output_size=5, inputs="tokens")
+        >>> params = init_params(jax.random.key(0), config)
+        >>> [ids.shape for ids in stream(params, [[0, 1, 2]], 40, config, key=jax.random.key(1))]
+        [(1, 32), (1, 8)]
+    """
+    return _written(params, prompts, length, config, key, temperature, top_k, top_p, stop, PIECE)
+
+
+def _written(
+    params: ModelParams,
+    prompts: Any,
+    length: int,
+    config: LSTMConfig,
+    key: Array,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    stop: Any,
+    most: int,
+) -> Iterator[np.ndarray]:
+    """Check everything, then return the generator of the pieces, each of at most `most` ids."""
+    _check(config, key)
+    prompts = class_ids("prompts", prompts, config.output_size)
+    if prompts.ndim != 2 or prompts.size == 0:
+        raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {prompts.shape}")
     length = whole_number("length", length, least=0)
     temperature = real_number("temperature", temperature)
-    scores, state = _read(params, ids, config)
-    pieces = [np.zeros((0, len(ids)), np.int32)]
-    for start in range(0, length, PIECE):
-        key, key_piece = jax.random.split(key)
-        count = min(PIECE, length - start)
-        written, scores, state = _write(params, scores, state, key_piece, temperature, count, config)
-        pieces.append(np.asarray(written)[:count])
-    return np.concatenate(pieces).T
+    top_k = None if top_k is None else whole_number("top_k", top_k, least=1)
+    top_p = None if top_p is None else real_number("top_p", top_p)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")
+    top_p = None if top_p == 1 else top_p  # rounding must not cut off what is least likely
+    pieces = _pieces(replicate(params, None), prompts, length, config, key, (temperature, top_k, top_p), most)
+    if stop is None:
+        return pieces
+    stop = class_ids("stop", stop, config.output_size)
+    if stop.ndim != 1 or stop.size == 0:
+        raise ValueError(f"stop: expected at least one id, [n], got shape {stop.shape}")
+    return _until(stop, pieces, len(prompts))
+
+
+def _check(config: LSTMConfig, key: Any) -> None:
+    for name, expected in (("loss", "cross_entropy"), ("target", "each")):
+        if (got := getattr(config, name)) != expected:
+            raise ValueError(f"config: expected {name}={expected!r}, since each step writes a class id, got {got!r}")
+    sizes = f"{config.input_size} {config.inputs} and output_size {config.output_size}"
+    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
+        raise ValueError(f"config: expected a network that reads the ids that it writes, got input_size {sizes}")
+    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise TypeError(f"key: expected a key of jax.random.key, got {key!r}")
+
+
+def _pieces(
+    params: ModelParams, prompts: np.ndarray, length: int, config: LSTMConfig, key: Array, choice: tuple, most: int
+) -> Iterator[np.ndarray]:
+    rows, state = len(prompts), zero_state(params, len(prompts))
+    for start in range(0, prompts.shape[1], READ):
+        ids = prompts[:, start : start + READ]
+        padded = np.pad(ids, ((0, 0), (0, READ - ids.shape[1])))
+        scores, state = _read(params, padded, state, ids.shape[1], config)
+    block = min(BLOCK, max(PIECE, NOISE // (rows * config.output_size)))
+    for start in range(0, length, block):
+        noise = _noise(jax.random.fold_in(key, start), choice[0], (block, rows, config.output_size))
+        end = min(block, length - start)
+        for first in range(0, end, most):
+            last = min(first + most, end)
+            ids, scores, state = _write(params, scores, state, noise, first, last, choice, config)
+            yield np.asarray(ids)[first:last].T.copy()
+
+
+def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """Put -1 behind the first occurrence of `stop` in each row, and end when all rows have."""
+    recent, over = np.full((rows, len(stop) - 1), -1), np.zeros((rows, 1), bool)
+    for piece in pieces:
+        text = np.concatenate([recent, piece], axis=1)
+        found = (np.lib.stride_tricks.sliding_window_view(text, len(stop), axis=1) == stop).all(axis=-1)
+        over_after = over | np.logical_or.accumulate(found, axis=1)
+        piece[np.concatenate([over, over_after[:, :-1]], axis=1)] = -1
+        yield piece[:, (piece >= 0).any(axis=0)]
+        recent, over = text[:, piece.shape[1] :], over_after[:, -1:]
+        if over.all():
+            return
 
 
 @jax.jit
-def _read(params: ModelParams, prompts: Array, config: LSTMConfig) -> tuple[Array, Any]:
-    scores, state = forward(params, inputs_of(prompts, config), config)
-    return scores[:, -1], state
+def _read(params: ModelParams, ids: Array, state: Any, count: Array, config: LSTMConfig) -> tuple[Array, Any]:
+    """Read the first `count` ids: one compiled shape for prompts of every length."""
+
+    def read(t: Array, state: Any) -> tuple[Array, Any]:
+        return step(params, inputs_of(ids[:, t], config), config, state)
+
+    # Only the last step's scores are wanted, so the loop leaves the readout out.
+    return read(count - 1, lax.fori_loop(0, count - 1, lambda t, state: read(t, state)[1], state))
+
+
+@jax.jit(static_argnames="shape")
+def _noise(key: Array, temperature: Array, shape: tuple[int, ...]) -> Array:
+    return temperature * jax.random.gumbel(key, shape, jnp.float32)
 
 
 @jax.jit
 def _write(
-    params: ModelParams, scores: Array, state: Any, key: Array, temperature: Array, count: Array, config: LSTMConfig
+    params: ModelParams,
+    scores: Array,
+    state: Any,
+    noise: Array,
+    first: Array,
+    last: Array,
+    choice: tuple,
+    config: LSTMConfig,
 ) -> tuple[Array, Array, Any]:
-    noise = temperature * jax.random.gumbel(key, (PIECE, *scores.shape), scores.dtype)
+    """Write the ids of the steps from `first` to before `last` of a block."""
 
     def body(t: Array, carry: tuple) -> tuple:
         ids, scores, state = carry
-        drawn = jnp.argmax(scores + noise[t], axis=-1).astype(jnp.int32)
+        drawn = _draw(scores, noise[t], *choice).astype(jnp.int32)
         scores, state = step(params, inputs_of(drawn, config), config, state)
         return ids.at[t].set(drawn), scores, state
 
-    ids = jnp.zeros((PIECE, scores.shape[0]), jnp.int32)
-    return lax.fori_loop(0, count, body, (ids, scores, state))
+    ids = jnp.zeros(noise.shape[:2], jnp.int32)
+    return lax.fori_loop(first, last, body, (ids, scores, state))
+
+
+def _draw(scores: Array, noise: Array, temperature: Array, top_k: Array | None, top_p: Array | None) -> Array:
+    if top_k is None and top_p is None:
+        return jnp.argmax(scores + noise, axis=-1)
+    classes = scores.shape[-1]
+    ranked, ids = lax.top_k(scores, classes)
+    kept = jnp.arange(classes) < (classes if top_k is None else top_k)
+    if top_p is not None:
+        # At temperature 0 all but the likeliest become -inf.
+        logits = (ranked - ranked[:, :1]).astype(jnp.float32) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
+        shares = jax.nn.softmax(jnp.where(kept, logits, -jnp.inf))
+        kept &= jnp.cumsum(shares, axis=-1) - shares < top_p
+    rank = jnp.argmax(jnp.where(kept, ranked + noise, -jnp.inf), axis=-1, keepdims=True)
+    return jnp.take_along_axis(ids, rank, axis=-1)[:, 0]

@@ -12,10 +12,11 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.data import Batch, Windows, count, take
-from jlstm.devices import AXIS, mesh_for, replicate, split_batch
+from jlstm.cell import LSTMState
+from jlstm.data import Batch, Streams, Windows, count, take
+from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams
+from jlstm.model import LSTMConfig, ModelParams, zero_state
 
 __all__ = [
     "Report",
@@ -23,6 +24,8 @@ __all__ = [
     "TrainState",
     "Trainer",
     "adam",
+    "average_of",
+    "averaged",
     "constant",
     "cosine",
     "evaluate",
@@ -40,14 +43,16 @@ class TrainState(NamedTuple):
     Attributes:
         params: the network's parameters.
         opt_state: the optimiser's state.
-        key: the key of the shuffles, of `jax.random.key`.
+        key: the key of the shuffles and of dropout, of `jax.random.key`.
         step: how many steps were taken, an int32 scalar.
+        memory: the network's state that the next batch goes on from, where batches are windows of `Streams`; else None.
     """
 
     params: ModelParams
     opt_state: Any
     key: Array
     step: Array
+    memory: tuple[LSTMState, ...] | None = None
 
 
 class Trainer(NamedTuple):
@@ -87,14 +92,21 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
         return TrainState(params, optimizer.init(params), key, jnp.zeros((), jnp.int32))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
-        def share(params: ModelParams) -> Array:
-            total, (real, _) = summed_loss(params, batch.xs, batch.ys, config, lengths=batch.lengths)
-            return total / jnp.maximum(_sum(real), 1)
+        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(key, 0 if axis_name is None else lax.axis_index(axis_name))
 
-        loss, grads = _sum(jax.value_and_grad(share)(state.params))
+        def share(params: ModelParams) -> tuple[Array, Any]:
+            total, (real, memory) = summed_loss(
+                params, batch.xs, batch.ys, config, state=state.memory, lengths=batch.lengths, key=key
+            )
+            return total / jnp.maximum(_sum(real), 1), memory
+
+        (loss, memory), grads = jax.value_and_grad(share, has_aux=True)(state.params)
+        loss, grads = _sum((loss, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.key, state.step + 1), loss
+        memory = None if state.memory is None else memory
+        return TrainState(params, opt_state, state.key, state.step + 1, memory), loss
 
     def _sum(tree: Any) -> Any:
         return tree if axis_name is None else lax.psum(tree, axis_name)
@@ -105,6 +117,53 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
 def adam(rate: optax.Schedule) -> optax.GradientTransformation:
     """Return Adam (Kingma and Ba, 2015) behind clipping of the gradient's global norm at 1 (Pascanu et al., 2013)."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+class AverageState(NamedTuple):
+    """The state of `averaged`.
+
+    Attributes:
+        steps: how many were taken, an int32 scalar.
+        average: the average of the parameters after each of them.
+    """
+
+    steps: Array
+    average: Any
+
+
+def averaged(decay: float) -> optax.GradientTransformation:
+    """Return a transformation that changes no update and keeps a moving average of the parameters.
+
+    Chained behind the optimiser, as averages of late iterates generalise better than the last one (Polyak and Juditsky,
+    "Acceleration of Stochastic Approximation by Averaging", 1992).
+
+    Args:
+        decay: what the average keeps at each step; at step n it is (1 + n) / (10 + n) while that is less.
+
+    Returns:
+        The transformation, which needs the parameters; `average_of` finds the average in the optimiser's state.
+
+    Example:
+        >>> optimizer = optax.chain(optax.sgd(1.0), averaged(0.9))
+        >>> _, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)), jnp.ones(1))
+        >>> float(average_of(state)[0])    # a tenth of the way was kept
+        0.1
+    """
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), params)
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        kept = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
+        after = optax.apply_updates(params, updates)
+        return updates, AverageState(state.steps + 1, optax.incremental_update(after, state.average, 1 - kept))
+
+    return optax.GradientTransformation(init, update)
+
+
+def average_of(opt_state: Any) -> Any:
+    """Return the average that `averaged` keeps in an optimiser's state."""
+    return optax.tree.get(opt_state, "average")
 
 
 class Schedule(NamedTuple):
@@ -176,7 +235,7 @@ class Report(NamedTuple):
 def fit(
     state: TrainState,
     schedule: Schedule,
-    data: Batch | Windows,
+    data: Batch | Windows | Streams,
     *,
     epochs: int,
     batch_size: int,
@@ -185,6 +244,8 @@ def fit(
     shape: Callable[[Array], Array] = cosine,
 ) -> Iterator[Report]:
     """Train for some epochs of mini-batches, shuffled anew in each, and report after every compiled call.
+
+    The batches of `Streams` are their windows in order, and the network's state is carried from each to the next.
 
     Calls are as few as keep each under about a second. A call never touches the state it was given, so whoever stops
     between or during calls keeps the last reported one.
@@ -195,6 +256,7 @@ def fit(
         data: all sequences with their targets.
         epochs: how often to go through `data`.
         batch_size: the most sequences a mini-batch may have; the epoch's batches differ by one sequence at the most.
+            `Streams` have a batch of their own size.
         config: the network.
         optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`.
         shape: the shape of the learning rate over this training.
@@ -205,12 +267,13 @@ def fit(
     Raises:
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
-    batches, width, mesh = _layout(count(data), batch_size)
-    state, schedule, data = replicate((state, schedule, data), mesh)
+    batches, width, mesh = _layout(data, batch_size)
+    state, schedule, data = replicate((state._replace(memory=None), schedule, data), mesh)
     size = 1
     for epoch in range(epochs):
-        order = _shuffle(jax.random.fold_in(state.key, state.step), rows=count(data), batches=batches, width=width)
-        order = replicate(order, mesh)
+        order = replicate(_draw_order(state.key, state.step, data, batches=batches, width=width), mesh)
+        if isinstance(data, Streams):
+            state = state._replace(memory=scatter(zero_state(state.params, width), mesh))
         total, start = replicate(jnp.zeros(()), mesh), 0
         while start < batches:
             stop = min(start + size, batches)
@@ -240,7 +303,7 @@ def fit(
 
 def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig) -> float:
     """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences."""
-    batches, width, mesh = _layout(count(data), batch_size)
+    batches, width, mesh = _layout(data, batch_size)
     order = _batches(jnp.arange(count(data)), batches, width)
     params, data, order = replicate((params, data, order), mesh)
     sums, size, start = replicate((jnp.zeros(()), jnp.zeros(())), mesh), 1, 0
@@ -253,10 +316,13 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
     return float(sums[0]) / max(float(sums[1]), 1.0)
 
 
-def _layout(rows: int, batch_size: int) -> tuple[int, int, Mesh | None]:
+def _layout(data: Batch | Windows | Streams, batch_size: int) -> tuple[int, int, Mesh | None]:
     """Return how many mini-batches there are, their width, and the devices that share each."""
-    batches = -(-rows // batch_size)
-    width = -(-rows // batches)
+    if isinstance(data, Streams):
+        batches, width = data.windows, data.streams
+    else:
+        batches = -(-count(data) // batch_size)
+        width = -(-count(data) // batches)
     mesh = mesh_for(width)
     devices = mesh.size if mesh else 1
     return batches, -(-width // devices) * devices, mesh
@@ -267,9 +333,21 @@ def _batches(order: Array, batches: int, width: int) -> Array:
     return jnp.full(batches * width, -1).at[: order.size].set(order).reshape(width, batches).T
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "batches", "width"))
-def _shuffle(key: Array, *, rows: int, batches: int, width: int) -> Array:
-    return _batches(jax.random.permutation(key, rows), batches, width)
+def _is_padded(data: Batch | Windows | Streams, order: Array) -> bool:
+    return (order.shape[1] if isinstance(data, Streams) else order.size) > count(data)
+
+
+@functools.partial(jax.jit, static_argnames=("batches", "width"))
+def _draw_order(key: Array, step: Array, data: Batch | Windows | Streams, *, batches: int, width: int) -> Array:
+    """Return what the mini-batches of the next epoch `take`, `[batches, width]`, filled up with -1."""
+    key = jax.random.fold_in(key, step)
+    if not isinstance(data, Streams):
+        return _batches(jax.random.permutation(key, count(data)), batches, width)
+    length = data.ids.shape[0]
+    first = jax.random.randint(key, (), 0, length)
+    starts = first + jnp.arange(data.streams) * ((length - 1) // data.streams)
+    starts = (starts + jnp.arange(batches)[:, None] * data.length) % length
+    return jnp.pad(starts, ((0, 0), (0, width - data.streams)), constant_values=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "optimizer", "shape", "mesh"))
@@ -277,7 +355,7 @@ def _train_steps(
     state: TrainState,
     total: Array,
     schedule: Schedule,
-    data: Batch | Windows,
+    data: Batch | Windows | Streams,
     order: Array,
     start: Array,
     stop: Array,
@@ -291,10 +369,10 @@ def _train_steps(
 
     The learning rate's numbers and the bounds of the loop are traced: none of them compiles anything anew.
     """
-    padded = order.size > count(data)
+    padded = _is_padded(data, order)
 
     def steps(
-        state: TrainState, total: Array, schedule: Schedule, data: Batch | Windows, order: Array
+        state: TrainState, total: Array, schedule: Schedule, data: Batch | Windows | Streams, order: Array
     ) -> tuple[TrainState, Array]:
         tx = optimizer(functools.partial(rate, schedule, shape))
         step = trainer(config, tx, axis_name=AXIS if mesh else None).step
@@ -306,8 +384,9 @@ def _train_steps(
 
         return lax.fori_loop(start, stop, body, (state, total))
 
-    specs = (P(), P(), P(), P(), P(None, AXIS))
-    state, total = split_batch(steps, mesh, specs, P())(state, total, schedule, data, order)
+    split: Any = TrainState(P(), P(), P(), P(), P(AXIS))  # type: ignore[arg-type]
+    specs = (split, P(), P(), P(), P(None, AXIS))
+    state, total = split_batch(steps, mesh, specs, (split, P()))(state, total, schedule, data, order)
     finite = [jnp.isfinite(array).all() for array in jax.tree.leaves((state.params, total))]
     return state, total, jnp.stack(finite).all()
 
@@ -324,7 +403,7 @@ def _sum_losses(
     config: LSTMConfig,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
-    padded = order.size > count(data)
+    padded = _is_padded(data, order)
 
     def add(sums: tuple[Array, Array], params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
         def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:

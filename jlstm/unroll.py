@@ -122,18 +122,26 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
         return jax.tree.map(lambda flat, like: flat.reshape(like.shape), z, zs)
 
     _, d_zs_outer = jax.jvp(linear_of_all_steps, (params, xs), (d_params, d_xs))
+    # The gradient multiplies by transposes of the weights. Stored, and not made views again by XLA, they are faster to
+    # multiply with: 107 against 163 µs at [16, 1024] by [1024, 256]; with a single sequence 1.4 against 0.6 ms a step.
+    flip = _transpose if first.h.shape[0] > 1 else lambda params: params
+    flipped = lax.optimization_barrier(flip(params))
 
     # Saving only z and the states is faster than reading activations back: 17 against 26 ms at B=64, T=100, H=128.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     def d_step(d_state: Any, inputs: tuple) -> tuple[Any, Array]:
         x, z, d_z_outer, state = inputs
-        _, d_z_inner = jax.jvp(lambda h: cell.linear(params, h, x), (state.h,), (d_state.h,))
+        _, d_z_inner = jax.jvp(lambda h: cell.linear(flip(flipped), h, x), (state.h,), (d_state.h,))
         d_z = jax.tree.map(jnp.add, d_z_outer, d_z_inner)
         _, d_outputs = jax.jvp(cell.gates, (params, z, state), (d_params, d_z, d_state))
         return d_outputs
 
     d_last, d_hs = lax.scan(d_step, d_first, (xs, zs, d_zs_outer, before))
     return (hs, last), (d_hs, d_last)
+
+
+def _transpose(params: Any) -> Any:
+    return jax.tree.map(lambda array: array.T if array.ndim == 2 else array, params)
 
 
 def _merge(steps: Any) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlstm.data import Batch, Windows, as_batch, as_predictions, as_sequences, check_windows, count, inputs_of, take
+from jlstm.data import Batch, Windows, as_batch, as_predictions, as_sequences, check_text, count, inputs_of, take
 from jlstm.model import LSTMConfig
 
 ONE, TWO = LSTMConfig(1, 4, 3), LSTMConfig(2, 4, 3)  # by input_size, with three classes
@@ -561,9 +561,9 @@ def test_windows_that_can_not_be(arguments, error, name, expected, got):
 
 
 @pytest.mark.parametrize("config", [NUMBER, ONE_HOT, NUMBER_LAST, LSTMConfig(1, 4, 9)])
-def test_check_windows_returns_what_fits(config):
+def test_check_text_returns_what_fits(config):
     windows = Windows(TEXT, 4)
-    assert check_windows(windows, config) is windows
+    assert check_text(windows, config) is windows
 
 
 @parametrize(
@@ -574,8 +574,8 @@ def test_check_windows_returns_what_fits(config):
         "too few classes": (LSTMConfig(1, 4, 4), "^X: expected ids below output_size = 4, got 4$"),
     },
 )
-def test_check_windows_refuses(config, message):
+def test_check_text_refuses(config, message):
     with pytest.raises(ValueError, match=message):
-        check_windows(Windows(TEXT, 4), config)
+        check_text(Windows(TEXT, 4), config)
     with pytest.raises(ValueError, match=message.replace("X", "validation_data", 1)):
-        check_windows(Windows(TEXT, 4), config, "validation_data")
+        check_text(Windows(TEXT, 4), config, "validation_data")

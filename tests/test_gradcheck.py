@@ -53,7 +53,6 @@ def assert_close(got, expected, bound):
     np.testing.assert_allclose(got, expected, rtol=0, atol=bound * np.abs(expected).max())
 
 
-# Each new pair of features and hidden units costs seconds to compile `init_params` for: three pairs are enough.
 SMALLEST, SMALL, LARGE = (1, 1, 2), (3, 6, 4), (7, 40, 5)
 CASES = {
     "one of everything": (1, 1, SMALLEST, "ids", "each"),
@@ -61,7 +60,6 @@ CASES = {
     "state": (4, 15, SMALL, "ids", "each", "state"),
     "values": (2, 33, SMALL, "values", "each", "lengths"),
     "probabilities": (3, 17, SMALL, "probabilities", "each", "state", "lengths"),
-    "probabilities, last": (6, 4, SMALL, "probabilities", "last", "lengths"),
     "ids in and out": (4, 12, SMALL, "ids", "each", "ids in", "state", "lengths"),
     "large": (8, 12, LARGE, "ids", "each", "state", "lengths"),
     "large, last": (2, 60, LARGE, "ids", "last", "ids in"),
@@ -78,39 +76,41 @@ def test_every_bound_holds(case):
 
 
 def test_saturated_gates():
-    problem = draw(*CASES["state"])
-    layer = problem["params"].layers[0]
-    layer = layer._replace(weight_ih=100 * layer.weight_ih, bias=100 * layer.bias)
-    assert np.median(np.abs(problem["xs"] @ layer.weight_ih + layer.bias)) > 50
-    # The usual bounds, relative to the whole gradient: gates that are shut have a gradient of 0 on both sides, and of
-    # those that are not z is the same up to |z| eps. Measured over 8 seeds: 5e-16, 1e-9 and 3e-7.
-    report = gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))})
-    assert report.passed, f"\n{report}"
+    for seed in range(3):
+        problem = draw(*CASES["state"], seed=seed)
+        layer = problem["params"].layers[0]
+        layer = layer._replace(weight_ih=100 * layer.weight_ih, bias=100 * layer.bias)
+        assert np.median(np.abs(problem["xs"] @ layer.weight_ih + layer.bias)) > 40
+        # The usual bounds, relative to the whole gradient: a shut gate has a derivative of 0 on both sides, and where
+        # one is not shut z is small, so that its rounding is too. Measured over 8 seeds: 4e-16, 2e-9 and 3e-7.
+        report = gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))})
+        assert report.passed, f"seed {seed}\n{report}"
 
 
 def test_steep_recurrence():
-    problem = draw(*CASES["state"])
-    params = problem["params"]
-    params = params._replace(layers=jax.tree.map(lambda array: 50 * array, params.layers))
-    # With weight_hh steep too, each step magnifies the rounding errors of the step before it, in both precisions alike,
-    # and the loss bends within the step of a finite difference. Measured, relative to the whole gradient, over 3 seeds:
-    # 4e-13, 2e-5 and 3e-4; four seeds of another size came up to 3e-12, 1e-3 and 6e-4.
-    report = worst(gradcheck(**problem | {"params": params}))
-    assert report[FLOAT64] <= 1e-11
-    assert report[DIFFERENCES] <= 1e-3
-    assert report[FLOAT32] <= 1e-2
+    for seed in range(8):
+        problem = draw(*CASES["state"], seed=seed)
+        params = problem["params"]
+        params = params._replace(layers=jax.tree.map(lambda array: 50 * array, params.layers))
+        # With weight_hh steep too, each step magnifies the rounding of the step before it, in both precisions alike,
+        # and the loss bends within the step of a finite difference. Measured, relative to the whole gradient, over
+        # these seeds: 8e-14, 5e-5 and 4e-4.
+        report = gradcheck(**problem | {"params": params})
+        assert worst(report)[FLOAT64] <= 1e-12, f"seed {seed}\n{report}"
+        assert worst(report)[DIFFERENCES] <= 1e-3, f"seed {seed}\n{report}"
+        assert worst(report)[FLOAT32] <= 1e-2, f"seed {seed}\n{report}"
 
 
 def test_memory_of_a_thousand_steps():
     problem = draw(1, 1000, SMALL, "ids", "last")
     layer = problem["params"].layers[0]
-    layer = layer._replace(bias=layer.bias + np.repeat(np.float32([-4, 7, 0, 0]), 6))
-    # σ(-4) into a cell that keeps σ(8) of itself: the first inputs still matter at the end, and float32 rounds the cell
-    # state a thousand times over. Measured, relative to the whole gradient, over 8 problems: 3e-14, 4e-7 and 1e-5.
-    report = worst(gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))}))
-    assert report[FLOAT64] <= 1e-12
-    assert report[DIFFERENCES] <= 1e-6
-    assert report[FLOAT32] <= 1e-4
+    layer = layer._replace(bias=layer.bias + np.repeat(np.float32([-4, 8, 0, 0]), 6))
+    # The cell takes up little, σ(-4), and keeps nearly all, σ(8): the first inputs matter at the end, and float32
+    # rounds the cell state a thousand times. Measured, relative to the whole gradient, over 8 seeds: 9e-15, 6e-9, 4e-6.
+    report = gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))})
+    assert worst(report)[FLOAT64] <= BOUNDS[FLOAT64], f"\n{report}"
+    assert worst(report)[DIFFERENCES] <= BOUNDS[DIFFERENCES], f"\n{report}"
+    assert worst(report)[FLOAT32] <= 1e-4, f"\n{report}"
 
 
 @jax.jit
@@ -140,7 +140,7 @@ def test_bfloat16():
     low = gradient_of(problem | {"params": params})
     assert {array.dtype for array in jax.tree.leaves(low)} == {np.dtype(jnp.bfloat16)}
     same = jax.tree.map(lambda array: array.astype(jnp.float32), params)
-    # Four times bfloat16's eps of 2**-7, relative to the whole gradient. Measured: at most 0.01 in 16 problems.
+    # Four times bfloat16's eps of 2**-7, relative to the whole gradient. Measured: at most 0.016 in 16 problems.
     assert_close(low, gradient_of(problem | {"params": same}), 4 * 2**-7)
 
 

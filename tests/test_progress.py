@@ -59,12 +59,12 @@ def stream(monkeypatch, terminal):
     ids=["seconds", "validation", "minutes", "fast", "under an hour", "an hour", "a day", "end"],
 )
 def test_line(epochs_done, loss, seconds, validation, line):
-    assert Progress(epochs=10, sequences=150).line(epochs_done, loss, seconds, validation) == line
+    assert Progress(epochs=10, items=150).line(epochs_done, loss, seconds, validation) == line
 
 
 def test_plain_lines_are_occasional(clock, monkeypatch):
     err = stream(monkeypatch, terminal=False)
-    shown = Progress(epochs=100, sequences=150)
+    shown = Progress(epochs=100, items=150)
     for epoch in range(1, 101):  # half a second each
         clock.now += 0.5
         shown.update(epoch, 1 / epoch)
@@ -76,7 +76,7 @@ def test_plain_lines_are_occasional(clock, monkeypatch):
 
 def test_short_training_shows_its_end(clock, monkeypatch):
     err = stream(monkeypatch, terminal=False)
-    shown = Progress(epochs=2, sequences=10)
+    shown = Progress(epochs=2, items=10)
     for epoch in (1, 2):
         clock.now += 0.5
         shown.update(epoch, 1.0)
@@ -85,7 +85,7 @@ def test_short_training_shows_its_end(clock, monkeypatch):
 
 def test_terminal_has_one_line_that_renews_itself(clock, monkeypatch):
     err = stream(monkeypatch, terminal=True)
-    shown = Progress(epochs=3, sequences=10)
+    shown = Progress(epochs=3, items=10)
     screens = []
     for done, seconds in ((0.001, 20), (1, 20), (1.5, 0.01), (2, 10), (3, 0.5)):
         clock.now += seconds
@@ -102,7 +102,7 @@ def test_terminal_has_one_line_that_renews_itself(clock, monkeypatch):
 
 def test_cleared_line_leaves_the_terminal_empty(clock, monkeypatch):
     err = stream(monkeypatch, terminal=True)
-    shown = Progress(epochs=3, sequences=10)
+    shown = Progress(epochs=3, items=10)
     shown.clear()
     assert err.getvalue() == ""
     clock.now += 1

@@ -193,8 +193,9 @@ def test_fit_uses_the_documented_rate():
     ("rows", "batch_size"), [(7, 1), (7, 3), (7, 7), (7, 64), (150, 10), (65, 64), (130, 64)], ids=lambda n: str(n)
 )
 def test_batches_hold_every_row_once_and_are_even(rows, batch_size):
-    batches, width, _ = training._layout(rows, batch_size)
-    order = np.asarray(training._shuffle(jax.random.key(3), rows=rows, batches=batches, width=width))
+    data = Batch(np.zeros((rows, 1, 1)), np.zeros((rows, 1), int))
+    batches, width, _ = training._layout(data, batch_size)
+    order = np.asarray(training._draw_order(jax.random.key(3), 0, data, batches=batches, width=width))
     sizes = (order >= 0).sum(axis=1)
     assert order.shape == (batches, width)
     np.testing.assert_array_equal(np.sort(order[order >= 0]), np.arange(rows))
@@ -222,7 +223,7 @@ def test_padded_batch_gives_the_step_of_the_unpadded_one(lengths):
     """Five sequences in batches of three: the second batch is one short."""
     data = BATCH._replace(lengths=lengths)
     report = list(fitting(start(), schedule_of(0.5, 1), data, epochs=1))[-1]
-    order = training._shuffle(jax.random.fold_in(jax.random.key(5), 0), rows=N, batches=2, width=3)
+    order = training._draw_order(jax.random.key(5), 0, BATCH, batches=2, width=3)
     params, losses = params_of(), []
     for rows in np.asarray(order):
         loss, grads = loss_and_grad(params, jax.tree.map(lambda array, rows=rows: array[rows[rows >= 0]], data))

@@ -1,0 +1,312 @@
+"""To disk and back: one file with a network's parameters, configuration and vocabulary.
+
+The format, version 1, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
+`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 1, "config" has the fields of `LSTMConfig`,
+"vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false, and "dtypes" has
+the dtype of each array by its name: float16, bfloat16, float32 or float64. All other members are arrays in NumPy's
+format 1.0, little-endian and in C order: for each layer k from 0 up `layers[k].weight_ih.npy`,
+`layers[k].weight_hh.npy` and `layers[k].bias.npy`, then `readout.weight.npy` and `readout.bias.npy`. A bfloat16 array
+is stored as its bits, in uint16; they are the upper half of a float32's.
+
+    file = numpy.load("model.npz")
+    about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
+"""
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import reprlib
+import secrets
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jlstm.model import LSTMConfig, ModelParams, init_params
+
+__all__ = ["Saved", "load", "save"]
+
+VERSION = 1
+ABOUT = "jlstm.json"
+MOST_ABOUT = 2**24  # bytes: three times what a vocabulary of all of Unicode takes
+STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
+
+
+class Saved(NamedTuple):
+    """What one file holds.
+
+    Attributes:
+        params: the network's parameters.
+        config: the network.
+        vocabulary: a string whose k-th character is class id k; None for a network that reads no text.
+        apply_softmax: whether `predict` returns probabilities instead of logits.
+    """
+
+    params: ModelParams
+    config: LSTMConfig
+    vocabulary: str | None
+    apply_softmax: bool
+
+
+def save(path: str | os.PathLike[str], saved: Saved) -> None:
+    """Write a network to a file, in one step: whatever interrupts it leaves the old file whole and nothing beside it.
+
+    Args:
+        path: the file, by exactly this name; one that is there is replaced and keeps its permissions.
+        saved: the network; its parameters are finite numbers in float16, bfloat16, float32 or float64.
+
+    Raises:
+        TypeError, ValueError: `path` or `saved` does not fit; the message names what, and nothing was touched.
+        OSError: the file can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params = init_params(jax.random.key(0), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.npz", Saved(params, config, "abc", apply_softmax=True))
+        ...     load(f"{folder}/model.npz").vocabulary
+        'abc'
+    """
+    _write(_name_of(path), _encode(saved))
+
+
+def load(path: str | os.PathLike[str]) -> Saved:
+    """Read a network from a file that `save` wrote; a file that holds anything else is refused, and nothing in it runs.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The network; its parameters have the bits and the dtypes that were saved.
+
+    Raises:
+        TypeError: `path` is not a path.
+        ValueError: the file is damaged, was not written by `save`, or was written by a newer jlstm; or it holds float64
+            and `jax_enable_x64` is off.
+        OSError: the file is missing or can't be read.
+
+    Example:
+        >>> import tempfile
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params = init_params(jax.random.key(0), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.npz", Saved(params, config, "abc", apply_softmax=True))
+        ...     loaded = load(f"{folder}/model.npz")
+        >>> loaded.vocabulary, bool((loaded.params.readout.weight == params.readout.weight).all())
+        ('abc', True)
+    """
+    path = _name_of(path)
+    _permissions(path)  # asked before opening it, since to open a pipe is to wait for its writer
+    with open(path, "rb") as file:
+        try:
+            saved = _decode(file)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {str(error)[:500]}") from None  # it may quote what a hostile file says
+    return saved._replace(params=jax.tree.map(jnp.array, saved.params))
+
+
+def _encode(saved: Saved) -> memoryview:
+    """Return the bytes of the file, or raise an error that says what can't be saved."""
+    if not isinstance(saved, Saved) or not isinstance(saved.config, LSTMConfig):
+        raise TypeError(f"saved: expected a Saved with an LSTMConfig, got {reprlib.repr(saved)}")
+    _check(saved.config, saved.vocabulary, saved.apply_softmax)
+    expected = _expected(saved.config)
+    form: Any = jax.tree.structure(expected)
+    if jax.tree.structure(saved.params) != form:
+        raise TypeError(f"params: expected {form}, got {jax.tree.structure(saved.params)}")
+    shapes, arrays = _by_name(expected), {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
+    for name, array in arrays.items():
+        if array.dtype.name not in STORED:
+            raise TypeError(f"params.{name}: expected one of {tuple(STORED)}, got {array.dtype}")
+        if array.shape != shapes[name].shape:
+            raise ValueError(f"params.{name}: expected shape {shapes[name].shape}, got {array.shape}")
+        _check_finite(f"params.{name}", array)
+    about = {
+        "format": "jlstm",
+        "version": VERSION,
+        "config": asdict(saved.config),
+        "vocabulary": saved.vocabulary,
+        "apply_softmax": saved.apply_softmax,
+        "dtypes": {name: array.dtype.name for name, array in arrays.items()},
+    }
+    # Python's strings may hold half a surrogate pair, which strict UTF-8 has no bytes for.
+    text = json.dumps(about, ensure_ascii=False, indent=1).encode(errors="surrogatepass")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(ABOUT), text)  # a ZipInfo has no clock: the same network gives the same file
+        for name, array in arrays.items():
+            native = np.ascontiguousarray(array, array.dtype.name)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                bits = native.view(STORED[array.dtype.name])
+                np.lib.format.write_array(member, bits, version=(1, 0), allow_pickle=False)
+    return file.getbuffer()
+
+
+def _write(path: str, data: memoryview) -> None:
+    """Put `data` at `path` in one step."""
+    target = os.path.realpath(path) if os.path.islink(path) else path  # as an ordinary write follows a link
+    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
+    try:
+        permissions = _permissions(target) if os.path.exists(target) else None
+        with open(temporary, "xb") as file:
+            if permissions is not None:
+                os.chmod(temporary, permissions)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):  # it names the temporary file, of which nobody has heard
+            raise OSError(error.errno, error.strerror or str(error), path) from error
+        raise
+
+
+def _decode(file: BinaryIO) -> Saved:
+    """Return what the file holds, with NumPy's arrays, in memory that the file's own size bounds."""
+    size = os.fstat(file.fileno()).st_size
+    with _reading("expected a file that jlstm saved"):
+        archive = zipfile.ZipFile(file)
+    members = archive.infolist()
+    names = {member.filename for member in members}
+    if len(names) != len(members):
+        raise ValueError(f"expected members of different names, got {len(members)} members with {len(names)} names")
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise ValueError(f"expected uncompressed members, got {reprlib.repr(member.filename)} compressed")
+    if (total := sum(member.file_size for member in members)) > size:
+        raise ValueError(f"expected members of at most {size} bytes, the file's own size, got {total}")
+    about = _about(archive)
+    with _reading("config: expected what LSTMConfig takes"):
+        config = LSTMConfig(**about["config"])
+    inputs, hidden, outputs, layers = config.input_size, config.hidden_size, config.output_size, config.layers
+    # Every cell has at least these numbers; checked first, so that whatever follows is no larger than the file.
+    if hidden * (inputs + layers * hidden + outputs) > size or layers > len(members):
+        sizes = f"sizes {inputs}, {hidden}, {outputs} and {layers} layers"
+        raise ValueError(f"config: expected a network that fits into {size} bytes, got {sizes}")
+    _check(config, about["vocabulary"], about["apply_softmax"])
+    expected = _expected(config)
+    shapes, dtypes = _by_name(expected), about["dtypes"]
+    _check_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
+    _check_names("dtypes", dtypes, list(shapes))
+    arrays = [_array(archive, name, shapes[name].shape, dtypes[name]) for name in shapes]
+    params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
+    return Saved(params, config, about["vocabulary"], about["apply_softmax"])
+
+
+def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the object in `jlstm.json`, which has this format and version."""
+    with _reading(f"expected a file that jlstm saved, with a member {ABOUT}"):
+        member = archive.getinfo(ABOUT)
+    if member.file_size > MOST_ABOUT:
+        raise ValueError(f"{ABOUT}: expected at most {MOST_ABOUT} bytes, got {member.file_size}")
+    with _reading(f"{ABOUT}: expected JSON"):
+        about = json.loads(archive.read(member))
+    if not isinstance(about, dict) or about.get("format") != "jlstm":
+        raise ValueError(f"{ABOUT}: expected an object with the format 'jlstm', got {reprlib.repr(about)}")
+    version = about.get("version")
+    if type(version) is not int or version != VERSION:
+        newer = ", written by a newer jlstm" if type(version) is int and version > VERSION else ""
+        raise ValueError(f"version: expected {VERSION}, got {reprlib.repr(version)}{newer}")
+    _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "dtypes"])
+    return about
+
+
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Read an array of this shape and dtype; what its header says of them is compared and never allocated."""
+    if not isinstance(dtype, str) or dtype not in STORED:
+        raise ValueError(f"dtypes: expected one of {tuple(STORED)} for {name}, got {reprlib.repr(dtype)}")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"{name}: expected a dtype of 32 bits or less, got {dtype}, which needs jax_enable_x64")
+    stored = np.dtype(STORED[dtype])
+    length = math.prod(shape) * stored.itemsize
+    with _reading(f"{name}: expected an array in NumPy's format 1.0"), archive.open(f"{name}.npy") as member:
+        if (version := np.lib.format.read_magic(member)) != (1, 0):
+            raise ValueError(f"format {version}")
+        got_shape, fortran, got_dtype = np.lib.format.read_array_header_1_0(member)
+        data = member.read(length + 1)  # one byte more shows what is too long, and makes zipfile check the CRC
+    if (got_shape, fortran, got_dtype, len(data)) != (shape, False, stored, length):
+        got = f"shape {got_shape}, {got_dtype}, {len(data)} bytes{' in Fortran order' * fortran}"
+        raise ValueError(f"{name}: expected shape {shape}, {stored}, {length} bytes, got {got}")
+    array = np.frombuffer(data, stored).view(dtype).reshape(shape)
+    _check_finite(name, array)
+    return array
+
+
+def _expected(config: LSTMConfig) -> ModelParams:
+    """Return the shapes of a network's parameters, from tracing two layers at most: those above the first are alike."""
+    traced = replace(config, layers=min(config.layers, 2))
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), traced))
+    return shapes._replace(layers=shapes.layers + shapes.layers[1:] * (config.layers - 2))
+
+
+def _by_name(params: ModelParams) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _check(config: LSTMConfig, vocabulary: Any, apply_softmax: Any) -> None:
+    if not isinstance(apply_softmax, bool):
+        raise TypeError(f"apply_softmax: expected True or False, got {reprlib.repr(apply_softmax)}")
+    if apply_softmax and config.loss == "mse":
+        raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
+    if vocabulary is None:
+        return
+    if not isinstance(vocabulary, str):
+        raise TypeError(f"vocabulary: expected a string or None, got {reprlib.repr(vocabulary)}")
+    if len(vocabulary) != config.output_size:
+        expected = f"{config.output_size} characters, one for each class"
+        raise ValueError(f"vocabulary: expected {expected}, got {len(vocabulary)}")
+    [(character, times)] = Counter(vocabulary).most_common(1)
+    if times > 1:
+        raise ValueError(f"vocabulary: expected each character once, got {character!r} {times} times")
+
+
+def _check_names(what: str, got: Any, expected: Iterable[str]) -> None:
+    names, wanted = set(got) if isinstance(got, (dict, set)) else set(), set(expected)
+    if names != wanted:
+        missing, more = (reprlib.repr(sorted(those)) for those in (wanted - names, names - wanted))
+        counts = f"expected {len(wanted)} names, got {len(names)}"
+        raise ValueError(f"{what}: {counts}, with {missing} missing and {more} unknown")
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def _name_of(path: Any) -> str:
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"path: expected a str or an os.PathLike, got {path!r}") from None
+    if "\0" in name:
+        raise ValueError(f"path: expected no null character, got {name!r}")
+    return name
+
+
+def _permissions(path: str) -> int:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, "expected a file, got a folder or a device", path)
+    return stat.S_IMODE(mode)
+
+
+@contextlib.contextmanager
+def _reading(expected: str) -> Iterator[None]:
+    """Say in every error what was expected: on hostile bytes zipfile, json and NumPy raise a dozen types of them."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{expected}, got {type(error).__name__}: {error}") from None

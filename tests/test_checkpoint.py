@@ -1,0 +1,582 @@
+"""To disk and back: the same bits, in one step; and whatever else a file holds is refused."""
+
+import copy
+import io
+import json
+import os
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jlstm.checkpoint import Saved, load, save
+from jlstm.model import LSTMConfig, init_params
+
+CONFIG = LSTMConfig(2, 3, 4, layers=2, dropout=0.1, input_scale=1.7)
+ARRAYS = [f"layers[{k}].{name}" for k in (0, 1) for name in ("weight_ih", "weight_hh", "bias")]
+ARRAYS += ["readout.weight", "readout.bias"]
+
+
+def network(dtype=jnp.float32, vocabulary: str | None = "abcd", config=CONFIG, seed=0):
+    """A network whose parameters hold a negative zero and a number below the normal ones."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    arrays = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), shapes)
+    arrays.layers[0].bias[:2] = -0.0, jnp.finfo(dtype).smallest_subnormal
+    return Saved(jax.tree.map(jnp.array, arrays), config, vocabulary, config.loss != "mse")
+
+
+def bits(saved):
+    return [(leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(saved.params)]
+
+
+def assert_same(got, expected):
+    assert bits(got) == bits(expected)
+    assert jax.tree.structure(got.params) == jax.tree.structure(expected.params)
+    assert got[1:] == expected[1:]
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that `save` wrote, alone in its folder."""
+    save(tmp_path / "model", network())
+    return tmp_path / "model"
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def rewrite(path, change):
+    """Write the file anew after `change(members, about)`, with what it did to the members' bytes and to the JSON."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    about = json.loads(members["jlstm.json"])
+    members["jlstm.json"] = None
+    change(members, about)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, json.dumps(about) if data is None else data)
+
+
+# There and back
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("vocabulary", [None, "abcd", '\0"\n\\', "é中😀\u2028", "\ud83d\ude00\ufeff\x7f"], ids=ascii)
+def test_loads_what_was_saved(tmp_path, dtype, vocabulary):
+    save(tmp_path / "model", network(dtype, vocabulary))
+    assert_same(load(tmp_path / "model"), network(dtype, vocabulary))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LSTMConfig(1, 1, 1),
+        LSTMConfig(5, 1, 2, target="last", segment=7, layers=3),
+        LSTMConfig(4, 2, 4, inputs="tokens", dropout=1 / 3),
+        LSTMConfig(1, 2, 3, loss="mse"),
+    ],
+    ids=str,
+)
+def test_keeps_the_configuration(tmp_path, config):
+    save(tmp_path / "model", network(config=config, vocabulary=None))
+    assert_same(load(tmp_path / "model"), network(config=config, vocabulary=None))
+
+
+def test_float64(tmp_path, x64):
+    saved = network(jnp.float64)
+    save(tmp_path / "model", saved)
+    assert_same(load(tmp_path / "model"), saved)
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"32 bits or less, got float64, .* jax_enable_x64$"):
+        load(tmp_path / "model")
+
+
+def test_keeps_each_array_in_its_dtype(tmp_path):
+    saved = network()
+    saved = saved._replace(params=saved.params._replace(readout=network(jnp.bfloat16).params.readout))
+    save(tmp_path / "model", saved)
+    assert_same(load(tmp_path / "model"), saved)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.asfortranarray, lambda leaf: np.asarray(leaf).astype(">f4"), lambda leaf: np.asarray(leaf)[::-1][::-1]],
+    ids=["order", "endian", "strides"],
+)
+def test_saves_numpys_arrays_however_they_lie_in_memory(tmp_path, convert):
+    saved = network()
+    save(tmp_path / "model", saved._replace(params=jax.tree.map(convert, saved.params)))
+    assert_same(load(tmp_path / "model"), saved)
+
+
+def test_loads_in_a_fresh_process(tmp_path):
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    for name, dtype in dtypes.items():
+        save(tmp_path / name, network(dtype, "é中😀\0"))
+    program = """if True:
+        import sys, jax, numpy as np
+        from jlstm.checkpoint import load
+        for path in sys.argv[1:]:
+            saved = load(path)
+            print([(l.dtype.name, l.shape, np.asarray(l).tobytes()) for l in jax.tree.leaves(saved.params)])
+            print(ascii(saved[1:]))"""
+    command = [sys.executable, "-c", program, *(str(tmp_path / name) for name in dtypes)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    expected = [network(dtype, "é中😀\0") for dtype in dtypes.values()]
+    assert output.splitlines() == [line for saved in expected for line in (str(bits(saved)), ascii(saved[1:]))]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+def test_reads_without_jlstm(tmp_path, dtype):
+    save(tmp_path / "model", network(dtype, "é中😀\0"))
+    with np.load(tmp_path / "model") as file:
+        about = json.loads(file["jlstm.json"])
+        arrays = {name: file[name] for name in file.files if name != "jlstm.json"}
+    assert {name: about[name] for name in ("format", "version", "vocabulary", "apply_softmax")} == {
+        "format": "jlstm",
+        "version": 1,
+        "vocabulary": "é中😀\0",
+        "apply_softmax": True,
+    }
+    assert LSTMConfig(**about["config"]) == CONFIG
+    assert about["dtypes"] == dict.fromkeys(ARRAYS, dtype.__name__)
+    assert list(arrays) == ARRAYS
+    for array, leaf in zip(arrays.values(), jax.tree.leaves(network(dtype).params), strict=True):
+        wide = (array.astype(np.uint32) << 16).view(np.float32) if dtype == jnp.bfloat16 else array
+        np.testing.assert_array_equal(wide, np.asarray(leaf, np.float32), strict=True)
+
+
+def test_the_same_network_is_the_same_file_at_any_time(path, monkeypatch):
+    before = path.read_bytes()
+    monkeypatch.setattr(time, "time", lambda: 10**9)
+    save(path, load(path))
+    assert path.read_bytes() == before
+
+
+# The path
+
+
+@pytest.mark.parametrize("name", ["model", "model.npz", "model.npz.old", "é 中.ckpt", "m" * 255])
+@pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
+def test_keeps_the_name(tmp_path, monkeypatch, name, kind):
+    monkeypatch.chdir(tmp_path)
+    for path in (kind(name), kind(tmp_path / name)):
+        save(path, network())
+        assert os.listdir(tmp_path) == [name]
+        assert_same(load(path), network())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct)
+def test_a_new_file_has_the_permissions_of_an_ordinary_one(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save(tmp_path / "model", network())
+        (tmp_path / "ordinary").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o660], ids=oct)
+def test_a_replaced_file_keeps_its_permissions(path, mode):
+    path.chmod(mode)
+    save(path, network(seed=1))
+    assert path.stat().st_mode & 0o777 == mode
+    assert_same(load(path), network(seed=1))
+
+
+def test_writes_through_a_link(path, tmp_path):
+    (tmp_path / "latest").symlink_to("model")
+    save(tmp_path / "latest", network(seed=1))
+    assert (tmp_path / "latest").is_symlink()
+    assert_same(load(path), network(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", IsADirectoryError, "expected a file, got a folder or a device"),
+        ("missing/model", FileNotFoundError, "No such file or directory"),
+        ("model/model", NotADirectoryError, "Not a directory"),
+        ("model/", NotADirectoryError, "Not a directory"),
+        ("m" * 256, OSError, "File name too long"),
+        ("pipe", OSError, "expected a file, got a folder or a device"),
+    ],
+)
+@pytest.mark.parametrize("use", [lambda path: save(path, network()), load], ids=["save", "load"])
+def test_names_a_path_that_does_not_serve(path, tmp_path, use, name, error, message):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(error, match=f"{message}: '{re.escape(f'{tmp_path}/{name}')}'$"):
+        use(f"{tmp_path}/{name}")
+    assert sorted(os.listdir(tmp_path)) == ["model", "pipe"]
+
+
+@pytest.mark.parametrize("use", [lambda path: save(path, network()), load], ids=["save", "load"])
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (3, TypeError, "expected a str or an os.PathLike, got 3"),
+        (None, TypeError, "expected a str or an os.PathLike, got None"),
+        ("a\0b", ValueError, "expected no null character, got 'a\\x00b'"),
+    ],
+)
+def test_refuses_what_is_no_path(use, path, error, message):
+    with pytest.raises(error, match=f"^path: {re.escape(message)}$"):
+        use(path)
+
+
+def test_names_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"'{tmp_path}/model'$"):
+        load(tmp_path / "model")
+
+
+# In one step
+
+
+@pytest.mark.parametrize("function", ["chmod", "fsync", "replace"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()], ids=repr
+)
+def test_an_interruption_leaves_the_old_file(path, tmp_path, monkeypatch, function, error):
+    before = path.read_bytes()
+
+    def fail(*args):
+        assert len(os.listdir(tmp_path)) == 2, "the temporary file is in the same folder"
+        raise error
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(type(error)) as caught:
+        save(path, network(seed=1))
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"[Errno 28] No space left on device: '{path}'"
+    assert os.listdir(tmp_path) == ["model"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_full_disk_leaves_the_old_file(path, tmp_path, old):
+    resource = pytest.importorskip("resource")
+    before = path.read_bytes()
+    if not old:
+        path.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f": '{path}'$"):
+            save(path, network(seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["model"] * old
+    assert not old or path.read_bytes() == before
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_the_name(path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args)))
+    size = path.stat().st_size
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size == size)))
+    save(path, network())
+    assert calls == [("fsync", True), "replace"]
+
+
+# What can't be saved
+
+
+def with_bias(bias):
+    params = network().params
+    return {"params": params._replace(readout=params.readout._replace(bias=bias))}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"vocabulary": "abc"}, ValueError, "vocabulary: expected 4 characters, one for each class, got 3"),
+        ({"vocabulary": "abca"}, ValueError, "vocabulary: expected each character once, got 'a' 2 times"),
+        ({"vocabulary": list("abcd")}, TypeError, "vocabulary: expected a string or None, got ['a', 'b', 'c', 'd']"),
+        ({"apply_softmax": 1}, TypeError, "apply_softmax: expected True or False, got 1"),
+        ({"config": LSTMConfig(2, 3, 4, loss="mse")}, ValueError, "apply_softmax: expected False with loss='mse'"),
+        ({"config": {}}, TypeError, "saved: expected a Saved with an LSTMConfig, got Saved("),
+        ({"config": LSTMConfig(2, 3, 4)}, TypeError, "params: expected PyTreeDef("),
+        ({"params": None}, TypeError, "params: expected PyTreeDef("),
+        (with_bias(np.zeros(5, "f4")), ValueError, "params.readout.bias: expected shape (4,), got (5,)"),
+        (with_bias(np.zeros(4, int)), TypeError, "params.readout.bias: expected one of ('float16', "),
+        (with_bias(jnp.zeros(4, "float8_e4m3fn")), TypeError, "params.readout.bias: expected one of ('float16', "),
+        (with_bias(jnp.array([0, 1, jnp.nan, 0])), ValueError, "params.readout.bias: expected finite numbers, got NaN"),
+        (with_bias(jnp.array([0, -jnp.inf, 0, 0], "bfloat16")), ValueError, "params.readout.bias: expected finite num"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refuses_to_save(path, tmp_path, change, error, message):
+    before = path.read_bytes()
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        save(path, network()._replace(**change))
+    assert os.listdir(tmp_path) == ["model"]
+    assert path.read_bytes() == before
+
+
+# What is refused when loading
+
+
+def about(**entries):
+    return lambda members, about: about.update(entries)
+
+
+def config(**fields):
+    return lambda members, about: about["config"].update(fields)
+
+
+def dtype(name):
+    return lambda members, about: about["dtypes"].update({"readout.bias": name})
+
+
+def member(data, name="readout.bias.npy"):
+    return lambda members, about: members.update({name: data})
+
+
+def without(name):
+    return lambda members, about: members.pop(name)
+
+
+class Touch:
+    """An object that makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("pickled"),)
+
+
+BIAS = npy(np.zeros(4, "f4"))
+FORTRAN = npy(np.zeros((3, 4), "f4", order="F"))
+FORTRAN_GOT = f"readout.weight: expected {(got := 'shape (3, 4), float32, 48 bytes')}, got {got} in Fortran order"
+OBJECT = npy(np.array([Touch()] * 4))
+CONFIG_TAKES = "config: expected what LSTMConfig takes, got "
+DTYPES = "dtypes: expected one of ('float16', 'bfloat16', 'float32', 'float64') for readout.bias, got "
+WANTED = "readout.bias: expected shape (4,), float32, 16 bytes, got "
+NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (member(b"{}", "jlstm.json"), "jlstm.json: expected an object with the format 'jlstm', got {}"),
+        (member(b"[1]", "jlstm.json"), "jlstm.json: expected an object with the format 'jlstm', got [1]"),
+        (member(b"{", "jlstm.json"), "jlstm.json: expected JSON, got JSONDecodeError"),
+        (member(b"\xff", "jlstm.json"), "jlstm.json: expected JSON, got UnicodeDecodeError"),
+        (member(b"[" * 10**6, "jlstm.json"), "jlstm.json: expected JSON, got RecursionError"),
+        (member(b"1" * 10**6, "jlstm.json"), "jlstm.json: expected JSON, got ValueError"),
+        (member(pickle.dumps(Touch()), "jlstm.json"), "jlstm.json: expected JSON, got "),
+        (without("jlstm.json"), "expected a file that jlstm saved, with a member jlstm.json, got KeyError"),
+        (about(format="other"), "jlstm.json: expected an object with the format 'jlstm', got {"),
+        (about(version=2), "version: expected 1, got 2, written by a newer jlstm"),
+        (about(version=2, config={"new": 1}, more=1), "version: expected 1, got 2, written by a newer jlstm"),
+        (about(version=0), "version: expected 1, got 0"),
+        (about(version=True), "version: expected 1, got True"),
+        (about(version=1.0), "version: expected 1, got 1.0"),
+        (about(version="1"), "version: expected 1, got '1'"),
+        (about(version=None), "version: expected 1, got None"),
+        (about(more=1), "jlstm.json: expected 6 names, got 7, with [] missing and ['more'] unknown"),
+        (lambda members, about: about.pop("dtypes"), "jlstm.json: expected 6 names, got 5, with ['dtypes'] missing"),
+        (about(config=None), CONFIG_TAKES + "TypeError"),
+        (about(config=[1, 2, 3]), CONFIG_TAKES + "TypeError"),
+        (config(hidden_size=0), CONFIG_TAKES + "ValueError: hidden_size: expected at least"),
+        (config(hidden_size=[3]), CONFIG_TAKES + "TypeError: hidden_size: expected an int"),
+        (config(loss="other"), CONFIG_TAKES + "ValueError: loss: expected one of"),
+        (config(dropout=float("nan")), CONFIG_TAKES + "ValueError: dropout: expected"),
+        (config(loss="x" * 10**6), CONFIG_TAKES + "ValueError: loss: expected one of"),
+        (config(more=1), CONFIG_TAKES + "TypeError: LSTMConfig.__init__() got an unexpected"),
+        (config(hidden_size=2**31 - 1), "config: expected a network that fits into "),
+        (config(input_size=2**31 - 1), "config: expected a network that fits into "),
+        (config(output_size=2**31 - 1), "config: expected a network that fits into "),
+        (config(layers=2**31 - 1), "config: expected a network that fits into "),
+        (config(layers=20), "config: expected a network that fits into "),
+        (config(layers=3), "members: expected 12 names, got 9, with ['layers[2].bias.npy', "),
+        (config(layers=1), "members: expected 6 names, got 9, with [] missing and ['layers[1].bias.npy', "),
+        (config(hidden_size=4), "layers[0].weight_ih: expected shape (2, 16), float32, 128 bytes, got shape "),
+        (config(loss="mse"), "apply_softmax: expected False with loss='mse'"),
+        (about(apply_softmax=0), "apply_softmax: expected True or False, got 0"),
+        (about(vocabulary="abc"), "vocabulary: expected 4 characters, one for each class, got 3"),
+        (about(vocabulary="x" * 10**6), "vocabulary: expected 4 characters, one for each class, got 1000000"),
+        (about(vocabulary="abca"), "vocabulary: expected each character once, got 'a' 2 times"),
+        (about(vocabulary=["abcd"]), "vocabulary: expected a string or None, got ['abcd']"),
+        (about(dtypes=ARRAYS), "dtypes: expected 8 names, got 0, with ['layers[0].bias', "),
+        (about(dtypes={}), "dtypes: expected 8 names, got 0, with ['layers[0].bias', "),
+        (dtype("object"), DTYPES + "'object'"),
+        (dtype("float8_e4m3fn"), DTYPES + "'float8_e4m3fn'"),
+        (dtype(["float32"]), DTYPES + "['float32']"),
+        (dtype("float64"), "readout.bias: expected a dtype of 32 bits or less, got float64, which needs jax_enab"),
+        (dtype("bfloat16"), "readout.bias: expected shape (4,), uint16, 8 bytes, got shape (4,), float32, "),
+        (without("readout.bias.npy"), "members: expected 9 names, got 8, with ['readout.bias.npy'] missing"),
+        (member(BIAS, "readout.o.npy"), "members: expected 9 names, got 10, with [] missing and ['readout.o.npy'] unk"),
+        (member(BIAS, "../evil.npy"), "members: expected 9 names, got 10, with [] missing and ['../evil.npy'] unknown"),
+        (member(BIAS, "/tmp/evil"), "members: expected 9 names, got 10, with [] missing and ['/tmp/evil'] unknown"),
+        (member(npy(np.zeros(5, "f4"))), WANTED + "shape (5,)"),
+        (member(npy(np.zeros((4, 1), "f4"))), WANTED + "shape (4, 1), float32, 16 bytes"),
+        (member(npy(np.zeros(4, "i4"))), WANTED + "shape (4,), int32"),
+        (member(npy(np.zeros(4, ">f4"))), WANTED + "shape (4,), >f4"),
+        (member(npy(np.zeros(4, "f8"))), WANTED + "shape (4,), float64, 17 bytes"),
+        (member(FORTRAN, "readout.weight.npy"), FORTRAN_GOT),
+        (member(npy(np.array([0, np.nan, 0, 0], "f4"))), "readout.bias: expected finite numbers, got NaN or infinity"),
+        (member(npy(np.array([0, 0, 0, np.inf], "f4"))), "readout.bias: expected finite numbers, got NaN or infinity"),
+        (member(OBJECT), WANTED + "shape (4,), object"),
+        (member(b""), NPY),
+        (member(b"not an array"), NPY),
+        (member(BIAS[:-1]), WANTED + "shape (4,), float32, 15 bytes"),
+        (member(BIAS + b"\0"), WANTED + "shape (4,), float32, 17 bytes"),
+        (member(BIAS[:6] + b"\2" + BIAS[7:]), NPY + "format (2, 0)"),
+        (member(BIAS.replace(b"(4,)", b"4   ")), NPY),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+def test_refuses_to_load(path, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}") as caught:
+        load(path)
+    assert len(str(caught.value)) < len(str(path)) + 600
+    assert os.listdir(tmp_path) == ["model"], "nothing is extracted, nothing is unpickled"
+
+
+def test_a_rewritten_file_loads(path):
+    rewrite(path, lambda members, about: None)
+    assert_same(load(path), network())
+
+
+def test_a_field_that_a_configuration_lacks_has_its_default(path):
+    rewrite(path, lambda members, about: about["config"].pop("dropout"))
+    assert load(path).config.dropout == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK", b"\0" * 1000, b"PK\5\6" + b"\xff" * 18, b"PK\5\6" + bytes(18), pickle.dumps(Touch()), BIAS],
+    ids=lambda data: ascii(data[:9]),
+)
+def test_refuses_what_is_no_checkpoint(path, data):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"^{path}: expected a file that jlstm saved, .*got "):
+        load(path)
+
+
+def test_refuses_two_members_of_one_name(path):
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("readout.bias.npy", BIAS)
+    with pytest.raises(ValueError, match=f"^{path}: expected members of different names, got 10 members with 9 names$"):
+        load(path)
+
+
+def test_a_flipped_bit_is_an_error_or_harmless(path):
+    data, refused, tried = path.read_bytes(), 0, range(0, 10**6, 17)
+    for offset in tried[: len(data) // 17]:
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 0x10]) + data[offset + 1 :])
+        try:
+            assert_same(load(path), network())
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+            refused += 1
+    assert refused > len(data) // 17 / 2
+
+
+def test_a_flipped_bit_of_a_number_is_an_error(path):
+    data, number = path.read_bytes(), np.asarray(network().params.readout.weight).tobytes()
+    place = data.index(number)
+    path.write_bytes(data[:place] + bytes([number[0] ^ 1]) + data[place + 1 :])
+    with pytest.raises(ValueError, match=f"^{path}: readout.weight: expected an array .*Bad CRC-32"):
+        load(path)
+
+
+def test_a_truncated_file_is_an_error(path):
+    data = path.read_bytes()
+    for length in range(0, len(data), 29):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=f"^{path}: expected a file that jlstm saved, got BadZipFile"):
+            load(path)
+
+
+# Files that claim to be more than they are
+
+
+def compressed(path):
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", bytes(2 * 10**7))
+
+
+def overlapping(path):
+    """A thousand members, all of them the same bytes."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("bomb.npy", bytes(10**5))
+        for k in range(1000):
+            again = copy.copy(archive.infolist()[-1])
+            again.filename = f"{k}.npy"
+            archive.filelist.append(again)
+
+
+def oversized(path):
+    """A directory that says a member is of a terabyte."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("bomb.npy", b"")
+        archive.infolist()[-1].file_size = archive.infolist()[-1].compress_size = 2**40
+
+
+def long_shape(path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,), }"
+    rewrite(path, member(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header))
+
+
+def long_header(path):
+    rewrite(path, member(b"\x93NUMPY\1\0\xff\xff" + b"(" * 65535))
+
+
+def long_about(path):
+    rewrite(path, member(b" " * (2**24 + 1), "jlstm.json"))
+
+
+def long_member(path):
+    """An array with much behind its end."""
+    rewrite(path, member(BIAS + bytes(2 * 10**7)))
+
+
+def many_layers(path):
+    def change(members, about):
+        about["config"].update(layers=10**6, hidden_size=1)
+        members["padding"] = bytes(2 * 10**6)
+
+    rewrite(path, change)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (compressed, "expected uncompressed members, got 'bomb.npy' compressed"),
+        (overlapping, "expected members of at most "),
+        (oversized, "expected members of at most "),
+        (long_shape, "readout.bias: expected shape (4,), float32, 16 bytes, got shape (1000000000,)"),
+        (long_header, "readout.bias: expected an array in NumPy's format 1.0, got ValueError: Header info length"),
+        (long_about, "jlstm.json: expected at most 16777216 bytes, got 16777217"),
+        (long_member, "readout.bias: expected shape (4,), float32, 16 bytes, got shape (4,), float32, 17"),
+        (many_layers, "config: expected a network that fits into "),
+    ],
+)
+def test_takes_no_more_memory_than_a_small_file_needs(path, build, message):
+    load(path)
+    build(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}"):
+            load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 10**6
