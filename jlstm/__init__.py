@@ -1,10 +1,13 @@
 """LSTMs in JAX: simple to read, proved correct, fast on a CPU."""
 
 from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
-from jlstm.data import Batch, Windows
+from jlstm.data import Batch, Streams, Windows
+from jlstm.evaluation import TextLoss, evaluate_text
+from jlstm.language_model import CharLM
 from jlstm.losses import cross_entropy, loss_fn, mse
 from jlstm.model import LSTMConfig, ModelParams, Readout, forward, init_params
 from jlstm.network import History, LSTMNetwork
+from jlstm.sampling import generate, stream
 from jlstm.training import Trainer, TrainState, trainer
 from jlstm.unroll import unroll
 
@@ -14,6 +17,7 @@ __all__ = [
     "LSTM",
     "Batch",
     "Cell",
+    "CharLM",
     "History",
     "LSTMConfig",
     "LSTMNetwork",
@@ -21,15 +25,20 @@ __all__ = [
     "LSTMState",
     "ModelParams",
     "Readout",
+    "Streams",
+    "TextLoss",
     "TrainState",
     "Trainer",
     "Windows",
     "cross_entropy",
+    "evaluate_text",
     "forward",
+    "generate",
     "init_params",
     "loss_fn",
     "lstm_cell",
     "mse",
+    "stream",
     "trainer",
     "unroll",
 ]

@@ -172,7 +172,13 @@ def cast_like(params: Any, tree: Any) -> Any:
 
 
 def init_lstm(
-    key: Array, input_size: int, hidden_size: int, input_scale: float = 1.0, dtype: Any = jnp.float32
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    input_scale: float = 1.0,
+    dtype: Any = jnp.float32,
+    *,
+    fan_in: int | None = None,
 ) -> LSTMParams:
     """Draw the parameters of one LSTM layer.
 
@@ -182,14 +188,15 @@ def init_lstm(
         hidden_size: the number of hidden units H.
         input_scale: how much wider than LeCun's the candidate's input weights are drawn; beyond 1 its bias is too.
         dtype: the parameters' dtype; they are drawn in float32 at the least and then cast.
+        fan_in: how many features are not zero in a step, 1 for tokens; all I where None.
 
     Returns:
-        `weight_ih` normal with standard deviation `1 / sqrt(I)` (LeCun et al., "Efficient BackProp", 1998), the
+        `weight_ih` normal with standard deviation `1 / sqrt(fan_in)` (LeCun et al., "Efficient BackProp", 1998), the
         candidate's times `input_scale`; `weight_hh` orthogonal gate by gate (Saxe, McClelland and Ganguli, "Exact
         solutions to the nonlinear dynamics of learning in deep linear neural networks", 2014); `bias` 1 for the forget
         gate (Gers, Schmidhuber and Cummins, 2000; Jozefowicz, Zaremba and Sutskever, "An Empirical Exploration of
         Recurrent Network Architectures", 2015) and 0 for the others, but normal with standard deviation
-        `(input_scale - 1) / sqrt(I)` for a widened candidate, whose steep units then tell inputs apart at points all
+        `(input_scale - 1) / sqrt(fan_in)` for a widened candidate, whose steep units then tell inputs apart all
         over their range, as random features do (Rahimi and Recht, 2007).
 
     Example:
@@ -197,10 +204,11 @@ def init_lstm(
         (3, 20)
     """
     key_ih, key_hh, key_bias = jax.random.split(key, 3)
+    fan_in = input_size if fan_in is None else fan_in
     drawn = jnp.promote_types(dtype, jnp.float32)
     orthogonal = jax.nn.initializers.orthogonal()
-    normal_ih = jax.random.normal(key_ih, (input_size, 4, hidden_size), drawn) / input_size**0.5
-    normal_bias = jax.random.normal(key_bias, (hidden_size,), drawn) / input_size**0.5
+    normal_ih = jax.random.normal(key_ih, (input_size, 4, hidden_size), drawn) / fan_in**0.5
+    normal_bias = jax.random.normal(key_bias, (hidden_size,), drawn) / fan_in**0.5
     gates_hh = [orthogonal(key_gate, (hidden_size, hidden_size), drawn) for key_gate in jax.random.split(key_hh, 4)]
     # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
     params = LSTMParams(

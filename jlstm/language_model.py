@@ -22,7 +22,7 @@ __all__ = ["CharLM", "Checked", "decode", "encode"]
 
 WARMUP_STEPS = 200
 LAST_RATE = 0.02  # the learning rate ends at this part of its highest
-AVERAGE = 0.999  # what the averaged weights keep at each step: an average over about a thousand steps
+AVERAGED = 0.1  # over about this part of the training's last steps the weights are averaged
 WINDOWS_AT_ONCE = 64
 
 
@@ -87,7 +87,7 @@ class CharLM:
 
         The optimiser is AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) behind clipping of
         the gradient's norm at 1. The learning rate rises over 200 steps and falls as a cosine to a fiftieth. The model
-        has the average of the weights over the last thousand steps or so (Polyak and Juditsky, "Acceleration of
+        has the average of the weights over the last tenth of the steps or so (Polyak and Juditsky, "Acceleration of
         Stochastic Approximation by Averaging", 1992). Ctrl-C ends the training early and returns what was learned.
 
         Args:
@@ -121,8 +121,8 @@ class CharLM:
         epochs, check_every = whole_number("epochs", epochs, least=1), whole_number("check_every", check_every, least=1)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
-        optimizer = _AdamW(real_number("weight_decay", weight_decay))
         steps = epochs * data.windows
+        optimizer = _AdamW(real_number("weight_decay", weight_decay), average=1 - 1 / max(1, AVERAGED * steps))
         schedule = Schedule(real_number("learning_rate", learning_rate), 0.0, 0, 0.0, float(data.windows), float(steps))
         key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
 
@@ -380,10 +380,11 @@ class _AdamW:
     """The optimiser as a value, so that a second training with the same numbers compiles nothing anew."""
 
     weight_decay: float
+    average: float
 
     def __call__(self, rate: optax.Schedule) -> optax.GradientTransformation:
         adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=self.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(1.0), adamw, averaged(AVERAGE))
+        return optax.chain(optax.clip_by_global_norm(1.0), adamw, averaged(self.average))
 
 
 @dataclass(frozen=True)

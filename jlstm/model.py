@@ -147,8 +147,10 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
     """
     *key_layers, key_readout = jax.random.split(key, config.layers + 1)
     hidden, outputs = config.hidden_size, config.output_size
-    reads = [(config.input_size, config.input_scale)] + [(hidden, 1.0)] * (config.layers - 1)
-    layers = [init_lstm(key, size, hidden, scale, dtype) for key, (size, scale) in zip(key_layers, reads, strict=True)]
+    # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
+    fan_in = 1 if config.inputs == "tokens" else config.input_size
+    first = init_lstm(key_layers[0], config.input_size, hidden, config.input_scale, dtype, fan_in=fan_in)
+    layers = [first, *(init_lstm(key_layer, hidden, hidden, dtype=dtype) for key_layer in key_layers[1:])]
     weight = jax.random.normal(key_readout, (hidden, outputs), jnp.promote_types(dtype, jnp.float32)) / hidden**0.5
     return ModelParams(tuple(layers), Readout(weight.astype(dtype), jnp.zeros(outputs, dtype)))
 

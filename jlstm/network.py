@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,11 +11,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from jlstm.data import Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
+from jlstm.checkpoint import Saved, load, save
+from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
 from jlstm.model import LSTMConfig, ModelParams, init_params, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.training import Schedule, TrainState, adam, cosine, evaluate, fit, trainer
+from jlstm.training import Schedule, TrainState, adam, batches_of, cosine, evaluate, fit, trainer
 
 __all__ = ["History", "LSTMNetwork"]
 
@@ -48,6 +50,9 @@ class LSTMNetwork:
         apply_softmax: whether `predict` returns probabilities instead of logits; training works on logits always.
         loss: "cross_entropy" or "mse".
         target: "each": a target for each time step; "last": one for the whole sequence.
+        inputs: "features": sequences of numbers, `[T, I]`; "tokens": sequences of ids below I, `[T]`.
+        layers: the number of LSTM layers on top of each other.
+        dropout: the share of each layer's outputs that a training step leaves out, from 0 to below 1.
         seed: the seed of the parameters and of the shuffles.
         optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam`
             or `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
@@ -77,6 +82,9 @@ class LSTMNetwork:
         loss: Literal["cross_entropy", "mse"] = "cross_entropy",
         *,
         target: Literal["each", "last"] = "each",
+        inputs: Literal["features", "tokens"] = "features",
+        layers: int = 1,
+        dropout: float = 0.0,
         seed: int = 0,
         optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adam,
         batch_size: int | None = None,
@@ -84,7 +92,7 @@ class LSTMNetwork:
         input_scale: float | None = None,
         progress: bool = True,
     ) -> None:
-        config = LSTMConfig(input_size, hidden_size, output_size, loss=loss, target=target)
+        config = LSTMConfig(input_size, hidden_size, output_size, loss, target, inputs, layers, dropout)
         scale = default_input_scale(config) if input_scale is None else input_scale
         self.config = replace(config, input_scale=scale)
         for name, switch in (("apply_softmax", apply_softmax), ("progress", progress)):
@@ -150,8 +158,8 @@ class LSTMNetwork:
         callback, ends the training and leaves a network with all that was learned until then.
 
         Args:
-            X: the sequences: `[N, T, I]`, `[N, T]` for one feature, a list of N sequences that may differ in length, or
-                `Windows` over a long text, in place of X and Y.
+            X: the sequences: `[N, T, I]`, `[N, T]` for one feature or for tokens, a list of N sequences that may differ
+                in length, or, in place of X and Y, `Windows` or `Streams` of a long text.
             Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`, for "mse"
                 `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last".
             epochs: how often to go through all sequences.
@@ -179,7 +187,7 @@ class LSTMNetwork:
         if callback_every == 0:
             raise ValueError("callback_every: expected a positive number of epochs, got 0")
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
-        batches = -(-count(data) // batch_size)
+        batches = batches_of(data, batch_size)
         before = self.history
         schedule = Schedule(
             learning_rate=real_number("learning_rate", learning_rate),
@@ -189,7 +197,8 @@ class LSTMNetwork:
             epoch_steps=float(batches),
             steps=float(epochs * batches),
         )
-        progress = Progress(epochs, count(data)) if self.progress else None
+        sequences = batches * data.streams if isinstance(data, Streams) else count(data)
+        progress = Progress(epochs, sequences) if self.progress else None
         called = 0.0
         try:
             for report in fit(
@@ -227,8 +236,8 @@ class LSTMNetwork:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
 
         Args:
-            x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`; or a list of
-                arrays, each a sequence.
+            x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`, or `[N, T]` of
+                tokens; or a list of arrays, each a sequence.
 
         Returns:
             A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for
@@ -269,10 +278,67 @@ class LSTMNetwork:
             losses.append(-(one_hot * logs).sum(axis=1))
         return float(np.concatenate(losses).mean())
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the network to a file, in one step: its parameters and its configuration, not the optimiser's state.
+
+        Args:
+            path: the file; one that is there is replaced.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        save(path, Saved(self.params, self.config, None, self.apply_softmax))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        seed: int = 0,
+        optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adam,
+        batch_size: int | None = None,
+        schedule: Callable[[Array], Array] = cosine,
+        progress: bool = True,
+    ) -> "LSTMNetwork":
+        """Read a network from a file that `save` wrote; further training starts the optimiser's state anew.
+
+        Args:
+            path: the file.
+            seed: of the shuffles and of dropout.
+            optimizer, batch_size, schedule, progress: as for the class.
+
+        Returns:
+            The network, which predicts the same bits.
+
+        Raises:
+            ValueError: the file is damaged, foreign or of a newer jlstm.
+            OSError: the file is missing or can't be read.
+        """
+        saved = load(path)
+        network = cls(
+            saved.config.input_size,
+            saved.config.hidden_size,
+            saved.config.output_size,
+            saved.apply_softmax,
+            saved.config.loss,
+            target=saved.config.target,
+            inputs=saved.config.inputs,
+            layers=saved.config.layers,
+            seed=seed,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            schedule=schedule,
+            progress=progress,
+        )
+        network.config = saved.config
+        network.params = saved.params
+        return network
+
     def _data(self, X: Any, Y: Any, names: tuple[str, str]) -> Any:
-        if isinstance(X, Windows):
+        if isinstance(X, (Windows, Streams)):
             if Y is not None:
-                raise ValueError(f"{names[1]}: expected None, since Windows hold their own targets, got {type(Y)}")
+                kind = type(X).__name__
+                raise ValueError(f"{names[1]}: expected None, since {kind} hold their own targets, got {type(Y)}")
             return check_text(X, self.config, names[0])
         if Y is None:
             raise ValueError(f"{names[1]}: expected targets for the sequences of {names[0]}, got None")

@@ -30,7 +30,7 @@ def predict(
 
     Args:
         params: the network's parameters.
-        sequences: each `[T, I]`.
+        sequences: each `[T, I]`, or ids `[T]`.
         config: the network.
         apply_softmax: whether to return probabilities instead of logits.
 
@@ -64,7 +64,7 @@ def _predict_block(
     pieces, state = [], None
     for start in range(0, steps.max(), MOST_STEPS):
         width = _power_of_two(min(steps.max() - start, MOST_STEPS))
-        xs = np.zeros((height, width, config.input_size), np.float32)
+        xs = np.zeros((height, width, *sequences[0].shape[1:]), sequences[0].dtype)
         lengths = np.zeros(height, np.int32)
         lengths[: len(steps)] = np.clip(steps - start, 0, width)
         for row, sequence, length in zip(xs, sequences, lengths, strict=False):

@@ -79,9 +79,9 @@ def forward(
     params, xs = _map(_float64, params), np.asarray(xs)
     state, lengths = _state(params, state, len(xs)), _lengths(lengths, xs)
     hs = np.zeros((*xs.shape[:2], len(params.readout.weight)))
-    masks = _masks(params, masks, hs)
+    every_mask = _masks(params, masks, hs)
     for b, length in enumerate(lengths):
-        hs[b, :length], _, last = _run(params.layers, xs[b, :length], state, masks, b)
+        hs[b, :length], _, last = _run(params.layers, xs[b, :length], state, every_mask, b)
         for layer, (h, c) in zip(state, last, strict=True):
             layer.h[b], layer.c[b] = h, c
     return hs @ params.readout.weight + params.readout.bias, state
@@ -119,10 +119,10 @@ def loss_and_grad(
     params, xs, ys = _map(_float64, params), np.asarray(xs), np.asarray(ys)
     state, lengths = _state(params, state, len(xs)), _lengths(lengths, xs)
     measure = {"cross_entropy": _cross_entropy, "mse": _squared_error}[config.loss]
-    masks = _masks(params, masks, np.zeros((*xs.shape[:2], len(params.readout.weight))))
+    every_mask = _masks(params, masks, np.zeros((*xs.shape[:2], len(params.readout.weight))))
     loss, grad, count = 0.0, _map(np.zeros_like, params), 0
     for b in np.flatnonzero(lengths):
-        hs, steps, _ = _run(params.layers, xs[b, : lengths[b]], state, masks, b)
+        hs, steps, _ = _run(params.layers, xs[b, : lengths[b]], state, every_mask, b)
         compared, y = (slice(-1, None), ys[b, None]) if config.target == "last" else (slice(None), ys[b, : lengths[b]])
         scores = hs[compared] @ params.readout.weight + params.readout.bias
         losses, dscores = measure(scores, _rows(y, scores.shape[1]))
@@ -130,7 +130,7 @@ def loss_and_grad(
         dhs = np.zeros_like(hs)
         dhs[compared] = dscores @ params.readout.weight.T
         readout = Readout(hs[compared].T @ dscores, dscores.sum(axis=0))
-        grad = _map(np.add, grad, ModelParams(_run_back(params.layers, steps, dhs, masks, b), readout))
+        grad = _map(np.add, grad, ModelParams(_run_back(params.layers, steps, dhs, every_mask, b), readout))
         loss, count = loss + losses.sum(), count + len(losses)
     return float(loss / max(count, 1)), _map(lambda total: total / max(count, 1), grad)
 

@@ -1,7 +1,7 @@
 """Writing on: class ids drawn one after the other, each fed back, in compiled loops that carry the state."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,13 @@ __all__ = ["generate", "stream"]
 READ = 1024  # how many ids of a prompt one compiled call reads
 PIECE = 32  # how many ids `stream` hands out at a time
 BLOCK = 1024  # for how many ids the noise is drawn at once, which costs less than step by step
-NOISE = 2**20  # a block has at most so many numbers, where that leaves it a piece
+NOISE = 2**20  # many rows get shorter blocks, of at most so many numbers where that leaves room for a piece
+
+
+class _Choice(NamedTuple):
+    temperature: Any
+    top_k: Any
+    top_p: Any
 
 
 def generate(
@@ -69,7 +75,7 @@ def generate(
         (1, 10)
     """
     most = BLOCK if stop is None else PIECE  # so that little is written behind the end of the last row
-    pieces = _written(params, prompts, length, config, key, temperature, top_k, top_p, stop, most)
+    pieces = _written(params, prompts, length, config, key, _Choice(temperature, top_k, top_p), stop, most)
     return np.concatenate([np.zeros((len(prompts), 0), np.int32), *pieces], axis=1)
 
 
@@ -85,7 +91,7 @@ def stream(
     top_p: float | None = None,
     stop: Any = None,
 ) -> Iterator[np.ndarray]:
-    """Write on from prompts as `generate` does, and hand the ids out as they are made.
+    """Write on from prompts as `generate` does and hand the ids out as they are made.
 
     Args:
         params, prompts, length, config, key, temperature, top_k, top_p, stop: as for `generate`.
@@ -104,7 +110,7 @@ def stream(
         >>> [ids.shape for ids in stream(params, [[0, 1, 2]], 40, config, key=jax.random.key(1))]
         [(1, 32), (1, 8)]
     """
-    return _written(params, prompts, length, config, key, temperature, top_k, top_p, stop, PIECE)
+    return _written(params, prompts, length, config, key, _Choice(temperature, top_k, top_p), stop, PIECE)
 
 
 def _written(
@@ -113,25 +119,24 @@ def _written(
     length: int,
     config: LSTMConfig,
     key: Array,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    choice: _Choice,
     stop: Any,
     most: int,
 ) -> Iterator[np.ndarray]:
-    """Check everything, then return the generator of the pieces, each of at most `most` ids."""
-    _check(config, key)
+    """Check everything, then return a generator of pieces of at most `most` ids."""
+    for name, expected in (("loss", "cross_entropy"), ("target", "each")):
+        if (got := getattr(config, name)) != expected:
+            raise ValueError(f"config: expected {name}={expected!r}, since each step writes a class id, got {got!r}")
+    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
+        sizes = f"input_size {config.input_size}, inputs={config.inputs!r} and output_size {config.output_size}"
+        raise ValueError(f"config: expected a network that reads the ids that it writes, got {sizes}")
     prompts = class_ids("prompts", prompts, config.output_size)
     if prompts.ndim != 2 or prompts.size == 0:
         raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {prompts.shape}")
     length = whole_number("length", length, least=0)
-    temperature = real_number("temperature", temperature)
-    top_k = None if top_k is None else whole_number("top_k", top_k, least=1)
-    top_p = None if top_p is None else real_number("top_p", top_p)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")
-    top_p = None if top_p == 1 else top_p  # rounding must not cut off what is least likely
-    pieces = _pieces(replicate(params, None), prompts, length, config, key, (temperature, top_k, top_p), most)
+    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise TypeError(f"key: expected a key of jax.random.key, got {key!r}")
+    pieces = _pieces(replicate(params, None), prompts, length, config, key, _checked(choice), most)
     if stop is None:
         return pieces
     stop = class_ids("stop", stop, config.output_size)
@@ -140,32 +145,31 @@ def _written(
     return _until(stop, pieces, len(prompts))
 
 
-def _check(config: LSTMConfig, key: Any) -> None:
-    for name, expected in (("loss", "cross_entropy"), ("target", "each")):
-        if (got := getattr(config, name)) != expected:
-            raise ValueError(f"config: expected {name}={expected!r}, since each step writes a class id, got {got!r}")
-    sizes = f"{config.input_size} {config.inputs} and output_size {config.output_size}"
-    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
-        raise ValueError(f"config: expected a network that reads the ids that it writes, got input_size {sizes}")
-    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise TypeError(f"key: expected a key of jax.random.key, got {key!r}")
+def _checked(choice: _Choice) -> _Choice:
+    temperature = min(real_number("temperature", choice.temperature), 1e30)  # far above, the noise is infinite
+    top_k = None if choice.top_k is None else whole_number("top_k", choice.top_k, least=1)
+    top_p = None if choice.top_p is None else real_number("top_p", choice.top_p)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number above 0 and at most 1, got {top_p}")
+    return _Choice(temperature, top_k, None if top_p == 1 else top_p)  # at 1, rounding could leave out unlikely ids
 
 
 def _pieces(
-    params: ModelParams, prompts: np.ndarray, length: int, config: LSTMConfig, key: Array, choice: tuple, most: int
+    params: ModelParams, prompts: np.ndarray, length: int, config: LSTMConfig, key: Array, choice: _Choice, most: int
 ) -> Iterator[np.ndarray]:
-    rows, state = len(prompts), zero_state(params, len(prompts))
+    rows = len(prompts)
+    state = replicate(zero_state(params, rows), None)  # where later states are, or the second block compiles anew
     for start in range(0, prompts.shape[1], READ):
         ids = prompts[:, start : start + READ]
         padded = np.pad(ids, ((0, 0), (0, READ - ids.shape[1])))
         scores, state = _read(params, padded, state, ids.shape[1], config)
     block = min(BLOCK, max(PIECE, NOISE // (rows * config.output_size)))
     for start in range(0, length, block):
-        noise = _noise(jax.random.fold_in(key, start), choice[0], (block, rows, config.output_size))
+        noise = _noise(jax.random.fold_in(key, start), choice.temperature, (block, rows, config.output_size))
         end = min(block, length - start)
         for first in range(0, end, most):
             last = min(first + most, end)
-            ids, scores, state = _write(params, scores, state, noise, first, last, choice, config)
+            ids, scores, state = _write(params, scores, state, noise, (first, last), choice, config)
             yield np.asarray(ids)[first:last].T.copy()
 
 
@@ -201,37 +205,31 @@ def _noise(key: Array, temperature: Array, shape: tuple[int, ...]) -> Array:
 
 @jax.jit
 def _write(
-    params: ModelParams,
-    scores: Array,
-    state: Any,
-    noise: Array,
-    first: Array,
-    last: Array,
-    choice: tuple,
-    config: LSTMConfig,
+    params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice, config: LSTMConfig
 ) -> tuple[Array, Array, Any]:
-    """Write the ids of the steps from `first` to before `last` of a block."""
+    """Write the ids of some steps of a block, from the first to before the last."""
 
     def body(t: Array, carry: tuple) -> tuple:
         ids, scores, state = carry
-        drawn = _draw(scores, noise[t], *choice).astype(jnp.int32)
+        drawn = _draw(scores, noise[t], choice).astype(jnp.int32)
         scores, state = step(params, inputs_of(drawn, config), config, state)
         return ids.at[t].set(drawn), scores, state
 
     ids = jnp.zeros(noise.shape[:2], jnp.int32)
-    return lax.fori_loop(first, last, body, (ids, scores, state))
+    return lax.fori_loop(steps[0], steps[1], body, (ids, scores, state))
 
 
-def _draw(scores: Array, noise: Array, temperature: Array, top_k: Array | None, top_p: Array | None) -> Array:
+def _draw(scores: Array, noise: Array, choice: _Choice) -> Array:
+    temperature, top_k, top_p = choice
     if top_k is None and top_p is None:
         return jnp.argmax(scores + noise, axis=-1)
     classes = scores.shape[-1]
-    ranked, ids = lax.top_k(scores, classes)
+    ranked, ids = lax.top_k(scores, classes)  # of equal scores the smaller id first
     kept = jnp.arange(classes) < (classes if top_k is None else top_k)
     if top_p is not None:
-        # At temperature 0 all but the likeliest become -inf.
-        logits = (ranked - ranked[:, :1]).astype(jnp.float32) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
-        shares = jax.nn.softmax(jnp.where(kept, logits, -jnp.inf))
-        kept &= jnp.cumsum(shares, axis=-1) - shares < top_p
+        # Divided by almost 0, all but the likeliest become -inf.
+        logits = (ranked - ranked[:, :1]) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
+        shares = jax.nn.softmax(jnp.where(kept, logits, -jnp.inf).astype(jnp.float32))
+        kept = kept & (jnp.cumsum(shares, axis=-1) - shares < top_p)  # those before it do not add up to p yet
     rank = jnp.argmax(jnp.where(kept, ranked + noise, -jnp.inf), axis=-1, keepdims=True)
     return jnp.take_along_axis(ids, rank, axis=-1)[:, 0]

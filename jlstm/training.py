@@ -26,6 +26,7 @@ __all__ = [
     "adam",
     "average_of",
     "averaged",
+    "batches_of",
     "constant",
     "cosine",
     "evaluate",
@@ -301,6 +302,11 @@ def fit(
             yield Report(state, epoch, start / batches, float(total) / start)
 
 
+def batches_of(data: Batch | Windows | Streams, batch_size: int) -> int:
+    """Return how many mini-batches an epoch has."""
+    return data.windows if isinstance(data, Streams) else -(-count(data) // batch_size)
+
+
 def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig) -> float:
     """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences."""
     batches, width, mesh = _layout(data, batch_size)
@@ -318,11 +324,8 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
 
 def _layout(data: Batch | Windows | Streams, batch_size: int) -> tuple[int, int, Mesh | None]:
     """Return how many mini-batches there are, their width, and the devices that share each."""
-    if isinstance(data, Streams):
-        batches, width = data.windows, data.streams
-    else:
-        batches = -(-count(data) // batch_size)
-        width = -(-count(data) // batches)
+    batches = batches_of(data, batch_size)
+    width = data.streams if isinstance(data, Streams) else -(-count(data) // batches)
     mesh = mesh_for(width)
     devices = mesh.size if mesh else 1
     return batches, -(-width // devices) * devices, mesh

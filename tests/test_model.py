@@ -10,12 +10,13 @@ import pytest
 
 from jlstm import reference
 from jlstm.cell import LSTMParams, LSTMState
-from jlstm.model import LSTMConfig, ModelParams, Readout, forward, init_params, step
+from jlstm.model import LSTMConfig, ModelParams, Readout, dropout_masks, forward, init_params, step, zero_state
 
 B, T, INPUTS, H, C = 3, 4, 2, 3, 5
 LENGTHS = np.array([2, 0, 3])
 EACH = LSTMConfig(INPUTS, H, C)
 LAST = LSTMConfig(INPUTS, H, C, target="last")
+EACH2 = LSTMConfig(INPUTS, H, C, layers=2)
 leaves = jax.tree.leaves
 
 
@@ -42,7 +43,7 @@ def assert_close(got, expected, atol):
 # Configuration
 
 
-@pytest.mark.parametrize("name", ["input_size", "hidden_size", "output_size", "segment"])
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "output_size", "layers", "segment"])
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
@@ -78,6 +79,12 @@ def test_config_refuses_sizes_that_are_none(name):
         ({"loss": ["mse"]}, ValueError, r"^loss: expected one of .*, got \['mse'\]$"),
         ({"target": "all"}, ValueError, r"^target: expected one of .*each.*last.* got 'all'$"),
         ({"target": True}, ValueError, "^target: expected one of .*, got True$"),
+        ({"inputs": "ids"}, ValueError, r"^inputs: expected one of .*features.*tokens.* got 'ids'$"),
+        ({"dropout": 1}, ValueError, r"^dropout: expected a number below 1, got 1.0$"),
+        ({"dropout": -0.1}, ValueError, "^dropout: expected a finite number from 0 up, got -0.1$"),
+        ({"dropout": float("nan")}, ValueError, "^dropout: expected a finite number.*, got nan$"),
+        ({"dropout": "0.5"}, TypeError, "^dropout: expected a number, got '0.5'$"),
+        ({"dropout": False}, TypeError, "^dropout: expected a number, got False$"),
         ({"input_scale": 0}, ValueError, "^input_scale: expected a positive number, got 0$"),
         ({"input_scale": -1.5}, ValueError, "^input_scale: expected .* number.*, got -1.5$"),
         ({"input_scale": float("nan")}, ValueError, "^input_scale: expected a finite number.*, got nan$"),
@@ -101,17 +108,19 @@ def test_config_refuses_an_input_scale_beyond_float(value):
 
 
 def test_config_takes_numpy_numbers_as_pythons():
-    config = LSTMConfig(np.int64(1), np.uint8(2), np.int32(3), input_scale=np.float32(2), segment=np.int16(4))
-    assert config == LSTMConfig(1, 2, 3, input_scale=2.0, segment=4)
-    types = [type(getattr(config, name)) for name in ("input_size", "hidden_size", "output_size", "segment")]
-    assert types == [int] * 4
-    assert type(config.input_scale) is float
+    floats = {"input_scale": np.float32(2), "dropout": np.float16(0.5)}
+    config = LSTMConfig(np.int64(1), np.uint8(2), np.int32(3), layers=np.int8(5), segment=np.int16(4), **floats)
+    assert config == LSTMConfig(1, 2, 3, layers=5, input_scale=2.0, dropout=0.5, segment=4)
+    types = [type(getattr(config, name)) for name in ("input_size", "hidden_size", "output_size", "layers", "segment")]
+    assert types == [int] * 5
+    assert [type(getattr(config, name)) for name in floats] == [float] * 2
     assert type(LSTMConfig(1, 1, 1, input_scale=3).input_scale) is float
 
 
 def test_config_is_hashable_and_frozen():
-    assert hash(LSTMConfig(1, 2, 3)) == hash(LSTMConfig(1, 2, 3, "cross_entropy", "each", 1))
-    assert len({LSTMConfig(1, 2, 3), LSTMConfig(1, 2, 3), LSTMConfig(1, 2, 3, loss="mse")}) == 2
+    assert hash(LSTMConfig(1, 2, 3)) == hash(LSTMConfig(1, 2, 3, "cross_entropy", "each", "features", 1, 0, 1))
+    others = {"loss": "mse"}, {"inputs": "tokens"}, {"layers": 2}, {"dropout": 0.5}
+    assert len({LSTMConfig(1, 2, 3), LSTMConfig(1, 2, 3), *(LSTMConfig(1, 2, 3, **other) for other in others)}) == 5
     with pytest.raises(dataclasses.FrozenInstanceError):
         EACH.loss = "mse"
 
@@ -176,6 +185,27 @@ def test_init_passes_the_input_scale_on():
     np.testing.assert_allclose(wide[:, 64:96], 10 * narrow[:, 64:96], rtol=1e-6)
 
 
+def test_init_of_layers():
+    """Only the first is of the inputs' size and scale, and each has numbers of its own."""
+    wide, narrow = (
+        init_params(jax.random.key(0), LSTMConfig(4, 4, 3, layers=3, input_scale=scale)).layers for scale in (10.0, 1.0)
+    )
+    assert jax.tree.map(jnp.shape, init_params(jax.random.key(0), EACH2)).layers == (
+        LSTMParams((INPUTS, 4 * H), (H, 4 * H), (4 * H,)),
+        LSTMParams((H, 4 * H), (H, 4 * H), (4 * H,)),
+    )
+    np.testing.assert_allclose(wide[0].weight_ih[:, 8:12], 10 * narrow[0].weight_ih[:, 8:12], rtol=1e-6)
+    assert_close(wide[1:], narrow[1:], 0)
+    drawn = np.concatenate([np.ravel(weight) for layer in narrow for weight in layer[:2]])
+    assert len(np.unique(drawn)) == drawn.size
+
+
+def test_zero_state():
+    params, _, state = random(2, "float32")
+    assert_close(zero_state(params, B), jax.tree.map(np.zeros_like, state), 0)
+    assert {array.dtype for array in leaves(zero_state(params, B))} == {np.dtype("float32")}
+
+
 # Forward
 
 
@@ -185,7 +215,7 @@ def test_init_passes_the_input_scale_on():
 def test_forward_agrees_with_the_reference(x64, layers, lengths, given):
     params, xs, state = random(layers)
     state = state if given else None
-    scores, last = jax.jit(forward)(params, xs, EACH, state, lengths)
+    scores, last = jax.jit(forward)(params, xs, LSTMConfig(INPUTS, H, C, layers=layers), state, lengths)
     expected, expected_last = reference.forward(params, xs, state=state, lengths=lengths)
     assert (scores.dtype, scores.shape) == (np.float64, (B, T, C))
     assert_close((scores, last), (expected, expected_last), 1e-12)
@@ -216,9 +246,9 @@ def test_dtype_of_the_parameters_decides(x64):
 
 def test_pieces_with_the_state_carried_give_the_whole(x64):
     params, xs, state = random(2)
-    whole, last = jax.jit(forward)(params, xs, EACH, state)
-    first, state = jax.jit(forward)(params, xs[:, :1], EACH, state)
-    second, state = jax.jit(forward)(params, xs[:, 1:], EACH, state)
+    whole, last = jax.jit(forward)(params, xs, EACH2, state)
+    first, state = jax.jit(forward)(params, xs[:, :1], EACH2, state)
+    second, state = jax.jit(forward)(params, xs[:, 1:], EACH2, state)
     assert_close((jnp.concatenate([first, second], axis=1), state), (whole, last), 1e-14)
 
 
@@ -227,7 +257,7 @@ def test_steps_one_by_one_give_the_whole(x64):
     whole, last = reference.forward(params, xs, state=state)
     one = jax.jit(step)
     for t in range(T):
-        scores, state = one(params, xs[:, t], EACH, state)
+        scores, state = one(params, xs[:, t], EACH2, state)
         assert_close(scores, whole[:, t], 1e-12)
     assert_close(state, last, 1e-12)
 
@@ -236,7 +266,7 @@ def test_steps_one_by_one_give_the_whole(x64):
 def test_ids_stand_for_one_hot_vectors(x64, run):
     params, _, state = random(2)
     ids = np.random.default_rng(1).integers(INPUTS, size=(B, T) if run is forward else B)
-    got, expected = (jax.jit(run)(params, xs, EACH, state) for xs in (ids, np.eye(INPUTS)[ids]))
+    got, expected = (jax.jit(run)(params, xs, EACH2, state) for xs in (ids, np.eye(INPUTS)[ids]))
     assert_close(got, expected, 1e-14)
     if run is forward:
         assert_close(got, reference.forward(params, ids, state=state), 1e-12)
@@ -244,5 +274,57 @@ def test_ids_stand_for_one_hot_vectors(x64, run):
 
 def test_segments_give_the_same(x64):
     params, xs, state = random(2)
-    got = jax.jit(forward)(params, xs, dataclasses.replace(EACH, segment=3), state)
-    assert_close(got, jax.jit(forward)(params, xs, EACH, state), 1e-14)
+    got = jax.jit(forward)(params, xs, dataclasses.replace(EACH2, segment=3), state)
+    assert_close(got, jax.jit(forward)(params, xs, EACH2, state), 1e-14)
+
+
+# Dropout
+
+DROPPING = dataclasses.replace(EACH2, dropout=0.25)
+KEY = jax.random.key(3)
+
+
+def test_masks_leave_out_the_documented_share():
+    config = LSTMConfig(1, 64, 1, layers=2, dropout=0.25)
+    first, second = (np.asarray(mask) for mask in dropout_masks(KEY, config, batch=40))
+    assert first.shape == second.shape == (40, 1, 64)
+    assert first.dtype == np.float32
+    for mask in (first, second):
+        assert set(np.unique(mask)) == {np.float32(0), np.float32(1) / np.float32(0.75)}
+        assert np.mean(mask) == pytest.approx(1, abs=0.05)  # 2560 draws: the standard error is 1.1 %
+        assert len(np.unique(mask, axis=0)) == 40  # each sequence has its own
+    assert (first != second).any(axis=(1, 2)).all()
+
+
+def test_masks_are_those_of_the_key_and_of_no_setting():
+    masks = dropout_masks(KEY, DROPPING, B)
+    assert_close(masks, dropout_masks(KEY, DROPPING, B), 0)
+    assert any((a != b).any() for a, b in zip(masks, dropout_masks(jax.random.key(4), DROPPING, B), strict=True))
+    with jax.enable_x64(True):
+        double = dropout_masks(KEY, DROPPING, B, np.float64)
+        single = dropout_masks(KEY, DROPPING, B)
+    assert {mask.dtype.name for mask in double} == {"float64"}
+    assert_close(single, masks, 0)
+    for mask, same in zip(masks, double, strict=True):
+        np.testing.assert_array_equal(mask > 0, same > 0)
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS + 1], ids=["whole", "of different lengths"])
+def test_forward_with_a_key_is_the_reference_with_its_masks(x64, lengths, target):
+    params, xs, state = random(2)
+    config = dataclasses.replace(DROPPING, target=target)
+    masks = dropout_masks(KEY, config, B, np.float64)
+    scores, last = jax.jit(forward)(params, xs, config, state, lengths, KEY)
+    expected, expected_last = reference.forward(params, xs, state=state, lengths=lengths, masks=masks)
+    if target == "last":
+        expected = expected[np.arange(B), np.full(B, T - 1) if lengths is None else lengths - 1]
+    assert_close((scores, last), (expected, expected_last), 1e-12)
+    assert np.abs(scores - jax.jit(forward)(params, xs, config, state, lengths)[0]).max() > 1e-3
+
+
+def test_nothing_is_left_out_without_a_key_or_a_share():
+    params, xs, state = random(2, "float32")
+    expected = forward(params, xs, EACH2, state)
+    assert_close(forward(params, xs, DROPPING, state), expected, 0)
+    assert_close(forward(params, xs, EACH2, state, key=KEY), expected, 0)

@@ -26,6 +26,10 @@ def random_state(rng, layers=1):
     return tuple(LSTMState(*rng.normal(size=(2, B, H))) for _ in range(layers))
 
 
+def random_masks(rng, layers):
+    return tuple(rng.choice([0.0, 1.25], p=[0.2, 0.8], size=(B, 1, H)) for _ in range(layers))
+
+
 def random_targets(rng, kind, target):
     shape = (B, T) if target == "each" else (B,)
     ys = {
@@ -48,11 +52,14 @@ def sequence(state, b):
 @pytest.mark.parametrize("kind", ["ids", "probabilities", "values"])
 @pytest.mark.parametrize(("layers", "tokens", "padded"), [(1, False, False), (1, True, True), (2, False, True)])
 def test_gradient_is_that_of_finite_differences(layers, tokens, padded, kind, target):
+    """With what the sequences start from, their lengths and each layer's mask, where it is `padded`."""
     rng = np.random.default_rng(0)
     params = random_params(rng, layers)
     xs = rng.integers(D, size=(B, T)) if tokens else rng.normal(size=(B, T, D))
     ys, config = random_targets(rng, kind, target)
-    given = {"state": random_state(rng, layers), "lengths": LENGTHS} if padded else {}
+    given = {}
+    if padded:
+        given = {"state": random_state(rng, layers), "lengths": LENGTHS, "masks": random_masks(rng, layers)}
 
     _, grad = loss_and_grad(params, xs, ys, config, **given)
     for array, derivative in zip(arrays(params), arrays(grad), strict=True):
@@ -123,6 +130,21 @@ def test_second_layer_reads_the_h_of_the_first():
     scores, above = forward(ModelParams((second,), readout), hs, state=state[1:])
     stacked, states = forward(ModelParams((first, second), readout), xs, state=state)
     np.testing.assert_array_equal(stacked, scores)
+    np.testing.assert_array_equal(states, below + above)
+
+
+def test_mask_is_a_factor_of_what_the_layer_above_reads():
+    """It is none of what the layer itself reads at the next step."""
+    rng = np.random.default_rng(8)
+    first, second = random_params(rng, 2).layers
+    identity, readout = Readout(np.eye(H), np.zeros(H)), Readout(rng.normal(size=(H, C)), rng.normal(size=C))
+    xs, state = rng.normal(size=(B, T, D)), random_state(rng, 2)
+    masks = tuple(rng.normal(size=(B, steps, H)) for steps in (1, T))
+
+    hs, below = forward(ModelParams((first,), identity), xs, state=state[:1], lengths=LENGTHS)
+    tops, above = forward(ModelParams((second,), identity), hs * masks[0], state=state[1:], lengths=LENGTHS)
+    scores, states = forward(ModelParams((first, second), readout), xs, state=state, lengths=LENGTHS, masks=masks)
+    np.testing.assert_array_equal(scores, (tops * masks[1]) @ readout.weight + readout.bias)
     np.testing.assert_array_equal(states, below + above)
 
 
