@@ -247,7 +247,7 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
     return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps)
 
 
-def as_sequences(x: Any, config: LSTMConfig) -> tuple[list[np.ndarray], Literal["one", "batch", "list"]]:
+def as_sequences(x: Any, config: LSTMConfig) -> tuple[np.ndarray | list[np.ndarray], Literal["one", "batch", "list"]]:
     """Check what `predict` is asked about; the rank decides what it is, never the dtype or the container.
 
     Args:
@@ -256,22 +256,23 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[list[np.ndarray], Literal[
         config: the network that will read it.
 
     Returns:
-        The sequences, each `[T, I]` in float32 or of tokens `[T]` in int32, and which of the three it was.
+        The sequences, `[N, T, I]` in float32 or of tokens `[N, T]` in int32, or a list of such `[T, I]` or `[T]`; and
+        which of the three it was.
 
     Raises:
         TypeError, ValueError: as for `as_batch`.
 
     Example:
         >>> sequences, kind = as_sequences([0.1, 0.2, 0.3], LSTMConfig(input_size=1, hidden_size=8, output_size=3))
-        >>> sequences[0].shape, kind
-        ((3, 1), 'one')
+        >>> sequences.shape, kind
+        ((1, 3, 1), 'one')
     """
     if isinstance(x, (list, tuple)) and any(getattr(element, "ndim", 0) for element in x):
         return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
     array = _array("x", x)
     if array.ndim == (2 if config.inputs == "tokens" else 3):
-        return list(_sequences("x", array, config)), "batch"
-    return [_sequence("x", array, config)], "one"
+        return _sequences("x", array, config), "batch"
+    return _sequence("x", array, config)[None], "one"
 
 
 def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,5 +1,6 @@
 """One CPU device a core, and a batch split over the devices that JAX has."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +45,11 @@ def use_cpu_cores(cores: int | None = None) -> None:
 
 def mesh_for(rows: int) -> Mesh | None:
     """Return the devices that share a batch of `rows` sequences, or None where it is a single one."""
-    devices = jax.local_devices()[:rows]
+    return _mesh(tuple(jax.local_devices()[:rows]))
+
+
+@functools.cache
+def _mesh(devices: tuple[jax.Device, ...]) -> Mesh | None:
     if len(devices) == 1:
         return None
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)

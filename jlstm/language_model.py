@@ -14,9 +14,9 @@ from jax import Array
 from jlstm import checkpoint, sampling
 from jlstm.data import Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
-from jlstm.model import LSTMConfig, ModelParams, init_params, real_number, whole_number
+from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
 from jlstm.progress import Progress
-from jlstm.training import Report, Schedule, average_of, averaged, evaluate, fit, trainer
+from jlstm.training import Report, Schedule, average_of, averaged, evaluate, fit, initial_state
 
 __all__ = ["CharLM", "Checked", "decode", "encode"]
 
@@ -146,7 +146,7 @@ class CharLM:
 
         report = None
         try:
-            state = _first_state(key, config, optimizer)
+            state = initial_state(key, config=config, optimizer=optimizer)
             for report in fit(
                 state,
                 schedule,
@@ -367,12 +367,6 @@ def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
         least = f"streams * window = {streams} * {window} = {streams * window:,}"
         raise ValueError(f"text: expected more than {least} characters, got {len(text):,}")
     return Streams(encode("text", text, vocabulary), streams, window)
-
-
-def _first_state(key: Array, config: LSTMConfig, optimizer: Any) -> Any:
-    key_params, key_training = jax.random.split(key)
-    init = trainer(config, optimizer(optax.constant_schedule(0.0))).init
-    return jax.jit(lambda: init(init_params(key_params, config), key_training))()
 
 
 @dataclass(frozen=True)

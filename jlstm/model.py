@@ -213,7 +213,7 @@ def forward(
         xs: the inputs, `[batch, time, I]`; or class ids, integers `[batch, time]`, which stand for one-hot vectors.
         config: the network.
         state: one `LSTMState` a layer, each array `[batch, H]`; zeros where None.
-        lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
         key: what `dropout_masks` are drawn with, for training; nothing is left out where None.
 
     Returns:
@@ -268,6 +268,7 @@ def step(
 
 
 def _at(hs: Array, steps: Array) -> Array:
+    steps = jnp.broadcast_to(steps, len(hs))
     return jnp.take_along_axis(hs, steps[:, None, None], axis=1)[:, 0]
 
 

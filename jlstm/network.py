@@ -1,6 +1,5 @@
 """`LSTMNetwork`: the documented train and predict interface, a thin shell over the pure functions."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
@@ -13,10 +12,10 @@ from jax import Array
 
 from jlstm.checkpoint import Saved, load, save
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
-from jlstm.model import LSTMConfig, ModelParams, init_params, real_number, whole_number
+from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.training import Schedule, TrainState, adam, batches_of, cosine, evaluate, fit, trainer
+from jlstm.training import Schedule, TrainState, adam, batches_of, cosine, evaluate, fit, fresh_state, initial_state
 
 __all__ = ["History", "LSTMNetwork"]
 
@@ -111,7 +110,7 @@ class LSTMNetwork:
         self.progress = progress
         self._optimizer, self._schedule = optimizer, schedule
         key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
-        self._trained = _Trained(_initial_state(key, config=self.config, optimizer=optimizer), History())
+        self._trained = _Trained(initial_state(key, config=self.config, optimizer=optimizer), History())
 
     @property
     def params(self) -> ModelParams:
@@ -131,7 +130,7 @@ class LSTMNetwork:
             if checked[-1].shape != old.shape:
                 raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
         params = jax.tree.unflatten(form, checked)
-        state = _fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
+        state = fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
         self._trained = self._trained._replace(state=state)
 
     @property
@@ -248,9 +247,7 @@ class LSTMNetwork:
         """
         sequences, kind = as_sequences(x, self.config)
         outputs = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
-        if kind == "one":
-            return outputs[0]
-        return np.stack(outputs) if kind == "batch" else outputs
+        return outputs[0] if kind == "one" else outputs
 
     def loss_function(self, predictions: Any, targets: Any) -> float:
         """Return the mean loss of what `predict` returned.
@@ -372,14 +369,3 @@ def default_input_scale(config: LSTMConfig) -> float:
     if config.loss == "mse":
         return 1.0
     return max(1.0, config.output_size / (2 * config.input_size))
-
-
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
-def _initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
-    key_params, key_shuffles = jax.random.split(key)
-    return _fresh_state(init_params(key_params, config), key_shuffles, config=config, optimizer=optimizer)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
-def _fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
-    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params, key)

@@ -20,8 +20,8 @@ LEAST_STEPS = 16
 
 
 def predict(
-    params: ModelParams, sequences: list[np.ndarray], config: LSTMConfig, *, apply_softmax: bool = False
-) -> list[np.ndarray]:
+    params: ModelParams, sequences: np.ndarray | list[np.ndarray], config: LSTMConfig, *, apply_softmax: bool = False
+) -> np.ndarray | list[np.ndarray]:
     """Compute the scores of sequences of any lengths.
 
     They run in blocks of at most 256 sequences and 256 steps, and the state is carried from block to block. A block's
@@ -30,12 +30,12 @@ def predict(
 
     Args:
         params: the network's parameters.
-        sequences: each `[T, I]`, or ids `[T]`.
+        sequences: a batch, `[N, T, I]` or ids `[N, T]`; or a list of sequences, each `[T, I]` or ids `[T]`.
         config: the network.
         apply_softmax: whether to return probabilities instead of logits.
 
     Returns:
-        For each sequence `[T, C, 1]`, or `[C, 1]` where `config.target` is "last".
+        For a batch `[N, T, C, 1]`, for a list a list of `[T, C, 1]`; without T where `config.target` is "last".
 
     Example:
         >>> from jlstm.model import init_params
@@ -44,37 +44,46 @@ def predict(
         >>> [scores.shape for scores in predict(params, [np.ones((4, 1)), np.ones((300, 1))], config)]
         [(4, 3, 1), (300, 3, 1)]
     """
+    if isinstance(sequences, np.ndarray):
+        blocks = [sequences[first : first + MOST_ROWS] for first in range(0, len(sequences), MOST_ROWS)]
+        scores = [_predict_block(params, block, sequences.shape[1], config, apply_softmax) for block in blocks]
+        return (np.concatenate(scores) if len(scores) > 1 else scores[0])[..., None]
     by_length = sorted(range(len(sequences)), key=lambda k: len(sequences[k]))
-    scores: list[Any] = [None] * len(sequences)
+    found: list[Any] = [None] * len(sequences)
     for first in range(0, len(sequences), MOST_ROWS):
         rows = by_length[first : first + MOST_ROWS]
-        block = _predict_block(params, [sequences[k] for k in rows], config, apply_softmax)
-        for k, row in zip(rows, block, strict=True):
-            scores[k] = row[..., None]
-    return scores
+        steps = np.array([len(sequences[k]) for k in rows])
+        padded = np.zeros((len(rows), steps.max(), *sequences[0].shape[1:]), sequences[0].dtype)
+        for row, k in zip(padded, rows, strict=True):
+            row[: len(sequences[k])] = sequences[k]
+        block = _predict_block(params, padded, steps, config, apply_softmax)
+        for row, k, n in zip(block, rows, steps, strict=True):
+            found[k] = (row[:n] if config.target == "each" else row)[..., None]
+    return found
 
 
 def _predict_block(
-    params: ModelParams, sequences: list[np.ndarray], config: LSTMConfig, apply_softmax: bool
-) -> list[np.ndarray]:
-    steps = np.array([len(sequence) for sequence in sequences])
-    mesh = mesh_for(len(sequences))
-    height = _rounded_up(len(sequences), 1 if mesh is None else mesh.size)
+    params: ModelParams, sequences: np.ndarray, steps: int | np.ndarray, config: LSTMConfig, apply_softmax: bool
+) -> np.ndarray:
+    """Return `[N, T, C]`, or `[N, C]`, for sequences that all have so many steps, or each its own."""
+    rows, time = sequences.shape[:2]
+    mesh = mesh_for(rows)
+    height = _rounded_up(rows, 1 if mesh is None else mesh.size)
     params = replicate(params, mesh)
-    pieces, state = [], None
-    for start in range(0, steps.max(), MOST_STEPS):
-        width = _power_of_two(min(steps.max() - start, MOST_STEPS))
-        xs = np.zeros((height, width, *sequences[0].shape[1:]), sequences[0].dtype)
-        lengths = np.zeros(height, np.int32)
-        lengths[: len(steps)] = np.clip(steps - start, 0, width)
-        for row, sequence, length in zip(xs, sequences, lengths, strict=False):
-            row[:length] = sequence[start : start + length]
-        scores, state = _scores(params, xs, state, lengths, config=config, apply_softmax=apply_softmax, mesh=mesh)
-        pieces.append(np.asarray(scores))
-    if config.target == "last":
-        return [pieces[(n - 1) // MOST_STEPS][k] for k, n in enumerate(steps)]
-    whole = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
-    return [whole[k, :n] for k, n in enumerate(steps)]
+    scores, state = np.empty((rows, time, config.output_size), np.float32), None
+    for start in range(0, time, MOST_STEPS):
+        count = min(time - start, MOST_STEPS)
+        xs = np.zeros((height, _power_of_two(count), *sequences.shape[2:]), sequences.dtype)
+        xs[:rows, :count] = sequences[:, start : start + count]
+        lengths = np.clip(steps - start, 0, count).astype(np.int32)
+        lengths = np.pad(lengths, (0, height - rows)) if lengths.ndim else lengths
+        piece, state = _scores(params, xs, state, lengths, config=config, apply_softmax=apply_softmax, mesh=mesh)
+        if config.target == "each":
+            scores[:, start : start + count] = np.asarray(piece)[:rows, :count]
+        else:
+            ends = np.broadcast_to(steps > start, rows)
+            scores[ends, 0] = np.asarray(piece)[:rows][ends]
+    return scores if config.target == "each" else scores[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "apply_softmax", "mesh"))
@@ -93,7 +102,8 @@ def _scores(
         return jax.nn.softmax(scores) if apply_softmax else scores, state
 
     split = P(AXIS)
-    return split_batch(run, mesh, (P(), split, split, split), split)(params, xs, state, lengths)
+    in_specs = (P(), split, split, split if lengths.ndim else P())
+    return split_batch(run, mesh, in_specs, split)(params, xs, state, lengths)
 
 
 def _power_of_two(steps: int) -> int:

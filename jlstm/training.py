@@ -16,7 +16,7 @@ from jlstm.cell import LSTMState
 from jlstm.data import Batch, Streams, Windows, count, take
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, zero_state
+from jlstm.model import LSTMConfig, ModelParams, init_params, zero_state
 
 __all__ = [
     "Report",
@@ -31,6 +31,8 @@ __all__ = [
     "cosine",
     "evaluate",
     "fit",
+    "fresh_state",
+    "initial_state",
     "rate",
     "trainer",
 ]
@@ -113,6 +115,19 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
         return tree if axis_name is None else lax.psum(tree, axis_name)
 
     return Trainer(init, step)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
+    """Return the state to start from, its parameters drawn, for an optimiser given as `fit` takes it."""
+    key_params, key_training = jax.random.split(key)
+    return fresh_state(init_params(key_params, config), key_training, config=config, optimizer=optimizer)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
+    """Return the state to go on from with these parameters."""
+    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params, key)
 
 
 def adam(rate: optax.Schedule) -> optax.GradientTransformation:

@@ -33,7 +33,8 @@ def unroll(
         state: the state before the first step, each array `[batch, ...]`; zeros where None.
         cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
             `(params, state, x) -> (state, h)`, for which a state must be given.
-        lengths: how many steps of each sequence are real, `[batch]` integers from 0 to time; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers from 0 to time, or one integer for all of
+            them; all steps where None.
         segment: for a `Cell`, keep only the state between segments of so many steps and run each segment again for the
             gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None.
 
@@ -56,18 +57,18 @@ def unroll(
         if not isinstance(cell, Cell):
             raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
         state = cell.zero_state(params, steps.shape[1:2])
-    state = cast_like(params, state)
+    state, real = cast_like(params, state), None
     if lengths is not None:
-        lengths = jnp.asarray(lengths, jnp.int32)
-        real = jnp.arange(steps.shape[0])[:, None] < lengths
-        steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0), cast_like(params, real)[:, :, None]
-        cell = _held(cell) if isinstance(cell, Cell) else _held_step(cell)
+        real = jnp.arange(steps.shape[0])[:, None] < jnp.atleast_1d(jnp.asarray(lengths, jnp.int32))
+        steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0)
+        real = cast_like(params, real)[:, :, None]
     if not isinstance(cell, Cell):
-        hs, state = _plain_scan(cell, params, state, steps)
+        step, inputs = (cell, steps) if real is None else (_held_step(cell), (steps, real))
+        hs, state = _plain_scan(step, params, state, inputs)
     elif segment is None:
-        hs, state = _scan(cell, params, state, steps, None if lengths is None else jnp.max(lengths))
+        hs, state = _scan(cell, params, state, (steps, real))
     else:
-        hs, state = _scan_segments(cell, params, state, steps, segment)
+        hs, state = _scan_segments(cell, params, state, (steps, real), segment)
     return jnp.swapaxes(hs, 0, 1), state
 
 
@@ -91,10 +92,15 @@ def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _scan(cell: Cell, params: Any, state: Any, xs: Any, steps: Array | None) -> tuple[Array, Any]:
-    if steps is None:
+def _scan(cell: Cell, params: Any, state: Any, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
+    """Scan inputs `(xs, real)`; `real` is 1 for the real steps, `[time, batch or 1, 1]`, or None where all are."""
+    xs, real = inputs
+    if real is None:
         return _plain_scan(cell.step, params, state, xs)
-    return _first_steps(cell.step, params, state, xs, steps)
+    steps = jnp.count_nonzero(real.any(axis=(1, 2)))
+    if real.shape[1] == 1:  # of one length, so all that the loop comes to is real
+        return _first_steps(cell.step, params, state, xs, steps)
+    return _first_steps(_held(cell).step, params, state, inputs, steps)
 
 
 @_scan.defjvp
@@ -105,8 +111,12 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
     since the hidden states are known by then, and the tangent of the hidden state, which the second scan carries. JAX
     transposes both; the gradient of the weights, which a plain scan adds up step by step, becomes one large product.
     """
-    params, first, xs, _ = primals
-    d_params, d_first, d_xs, _ = tangents
+    params, first, xs = primals
+    d_params, d_first, d_xs = tangents
+    if xs[1] is None:
+        xs, d_xs = xs[0], d_xs[0]
+    else:
+        cell = _held(cell)
 
     def step(state: Any, x: Any) -> tuple[Any, tuple]:
         z = cell.linear(params, state.h, x)
@@ -151,7 +161,7 @@ def _merge(steps: Any) -> Any:
 def _scan_segments(cell: Cell, params: Any, state: Any, xs: Any, segment: int) -> tuple[Array, Any]:
     @jax.checkpoint
     def scan(state: Any, xs: Any) -> tuple[Any, Array]:
-        hs, state = _scan(cell, params, state, xs, None)
+        hs, state = _scan(cell, params, state, xs)
         return state, hs
 
     odd = jax.tree.leaves(xs)[0].shape[0] % segment

@@ -1,0 +1,196 @@
+"""Text in, text out: what `CharLM` learns, keeps, says and refuses."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jlstm import language_model
+from jlstm.checkpoint import Saved, save
+from jlstm.evaluation import evaluate_text
+from jlstm.gradcheck import random_problem
+from jlstm.language_model import CharLM, decode, encode
+from jlstm.model import LSTMConfig, forward
+
+TEXT = "to be or not to be, that is the question: " * 12
+VALIDATION = TEXT[:100] + "Ö"
+SMALL = {"hidden_size": 16, "layers": 2, "dropout": 0.2, "epochs": 3, "streams": 2, "window": 16, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A model that knows the sentence by heart, and its checks."""
+    checks = []
+    model = CharLM.train(
+        TEXT,
+        validation=VALIDATION,
+        callback=lambda model, check: checks.append((model, check)),
+        check_every=20,
+        **SMALL | {"hidden_size": 32, "layers": 1, "dropout": 0.0, "epochs": 50},
+    )
+    return model, checks
+
+
+def assert_same_params(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_learns_a_sentence_by_heart(learned):
+    model, _ = learned
+    assert model.generate("to be or ", 33, temperature=0) == "not to be, that is the question: "
+    assert model.evaluate(TEXT).nats < 0.2  # knowing how often each character comes gives 2.5
+
+
+def test_checks_come_when_asked_and_the_best_is_returned(learned):
+    model, checks = learned
+    assert [check.epoch for _, check in checks] == [20, 40, 50]
+    losses = [check.validation.nats for _, check in checks]
+    assert [check.best for _, check in checks] == [loss == min(losses[: k + 1]) for k, loss in enumerate(losses)]
+    assert_same_params(model, checks[int(np.argmin(losses))][0])
+    assert checks[-1][1].validation == checks[-1][0].evaluate(VALIDATION)
+    assert checks[0][1].seconds < checks[-1][1].seconds
+
+
+def test_an_earlier_model_is_returned_if_it_is_better(monkeypatch):
+    losses = iter([2.0, 1.0, 3.0])
+    loss = language_model.TextLoss
+    monkeypatch.setattr(language_model, "evaluate_text", lambda params, ids, config: loss(next(losses), len(ids)))
+    models = []
+    best = CharLM.train(
+        TEXT, validation=TEXT, callback=lambda model, check: models.append((model, check.best)), **SMALL
+    )
+    assert [best for _, best in models] == [True, True, False]
+    assert best is models[1][0]
+
+
+def test_without_validation_the_last_is_returned():
+    checks = []
+    model = CharLM.train(TEXT, callback=lambda *check: checks.append(check), **SMALL)
+    assert model is checks[-1][0]
+    assert [(check.validation, check.best) for _, check in checks] == [(None, True)] * 3
+
+
+def test_seed_decides_everything():
+    one, same, other = (CharLM.train(TEXT, **SMALL, seed=seed) for seed in (0, 0, 1))
+    assert_same_params(one, same)
+    assert (one.params.readout.weight != other.params.readout.weight).any()
+
+
+def test_vocabulary_is_that_of_both_texts(learned):
+    model, _ = learned
+    assert model.vocabulary == "".join(sorted({*TEXT, *VALIDATION}))
+    assert model.config.input_size == model.config.output_size == len(model.vocabulary)
+
+
+def test_ctrl_c_returns_what_was_learned():
+    def interrupt(model, check):
+        if not interrupted:
+            interrupted.append(model)
+            raise KeyboardInterrupt
+
+    interrupted = []
+    model = CharLM.train(TEXT, callback=interrupt, **SMALL)
+    assert model is interrupted[0]
+
+
+def test_evaluation_is_that_of_the_functions(learned):
+    model, _ = learned
+    ids = encode("text", TEXT, model.vocabulary)
+    assert model.evaluate(TEXT) == evaluate_text(model.params, ids, model.config)
+    scores, _ = forward(model.params, ids[:80].reshape(5, 16), model.config)
+    logs = jax.nn.log_softmax(scores)
+    expected = -np.take_along_axis(logs, ids[1:81].reshape(5, 16, 1), axis=-1).mean()
+    windows = model.evaluate(TEXT[:81], window=16)
+    assert windows.nats == pytest.approx(float(expected), rel=1e-5)
+    assert windows.characters == 80
+
+
+def test_generation_forms(learned):
+    model, _ = learned
+    one = model.generate("to ", 40, seed=3)
+    assert isinstance(one, str)
+    assert len(one) == 40
+    assert "".join(model.stream("to ", 40, seed=3)) == one
+    several = model.generate("to ", 40, samples=3, seed=3, temperature=2.0)
+    assert len(set(several)) == 3
+    assert model.generate("to be or ", 100, temperature=0, stop="be,") == "not to be,"
+    assert model.generate("to be or ", 33, top_k=1) == model.generate("to be or ", 33, temperature=0)
+    assert model.generate("to ", 0) == ""
+
+
+def test_saved_model_is_the_same_in_a_fresh_process(learned, tmp_path):
+    model, _ = learned
+    path = tmp_path / "model.npz"
+    model.save(path)
+    program = f"from jlstm import CharLM; m = CharLM.load({str(path)!r}); print(repr((m.evaluate({TEXT!r}).nats,"
+    program += " m.generate('to ', 30, seed=1), m.vocabulary)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == repr((model.evaluate(TEXT).nats, model.generate("to ", 30, seed=1), model.vocabulary))
+
+
+def test_file_of_a_network_without_vocabulary_is_refused(tmp_path):
+    config = LSTMConfig(2, 4, 2)
+    save(tmp_path / "network.npz", Saved(random_problem(config, 1, 1)["params"], config, None, False))
+    with pytest.raises(ValueError, match="expected a language model, got a network without a vocabulary"):
+        CharLM.load(tmp_path / "network.npz")
+
+
+@pytest.mark.parametrize("text", ["Größe 大小 🙂", "\n\t ", "e\u0301"], ids=ascii)
+def test_any_alphabet(text):
+    vocabulary = "".join(sorted(set(text)))
+    ids = encode("text", text, vocabulary)
+    assert decode(ids, vocabulary) == text
+    assert ids.dtype == np.int32
+
+
+TRAINING_MISTAKES = [
+    ({"text": b"bytes"}, TypeError, "text: expected a string, got bytes"),
+    ({"text": "abc"}, ValueError, r"text: expected more than streams \* window = 2 \* 16 = 32 characters, got 3"),
+    ({"text": ""}, ValueError, "text: expected more than .* got 0"),
+    ({"validation": "a"}, ValueError, "validation: expected at least two characters, got 'a'"),
+    ({"validation": 3}, TypeError, "validation: expected a string, got int"),
+    ({"epochs": 0}, ValueError, "epochs: expected at least 1, got 0"),
+    ({"epochs": 1.5}, TypeError, "epochs: expected an integer, got 1.5"),
+    ({"check_every": 0}, ValueError, "check_every: expected at least 1, got 0"),
+    ({"streams": 0}, ValueError, "streams: expected at least 1, got 0"),
+    ({"window": -1}, ValueError, "window: expected at least 1, got -1"),
+    ({"dropout": 1.0}, ValueError, "dropout: expected a number below 1, got 1.0"),
+    ({"layers": 0}, ValueError, "layers: expected at least 1, got 0"),
+    ({"learning_rate": -1.0}, ValueError, "learning_rate: expected a finite number from 0 up, got -1.0"),
+    ({"weight_decay": "x"}, TypeError, "weight_decay: expected a number, got 'x'"),
+    ({"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
+    ({"callback": 3}, TypeError, "callback: expected a callable, got 3"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), TRAINING_MISTAKES, ids=str)
+def test_training_mistakes_are_told(changes, error, message):
+    arguments = {"text": TEXT} | SMALL | changes
+    with pytest.raises(error, match=message):
+        CharLM.train(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.generate(""), ValueError, "prompt: expected at least one character, got none"),
+        (lambda m: m.generate("to XY"), ValueError, "prompt: expected characters that the model knows, got 'X', 'Y'"),
+        (lambda m: m.generate("to", stop=""), ValueError, "stop: expected at least one character, got none"),
+        (lambda m: m.generate("to", stop="Z"), ValueError, "stop: expected characters that the model knows, got 'Z'"),
+        (lambda m: m.generate("to", samples=0), ValueError, "samples: expected at least 1, got 0"),
+        (lambda m: m.generate("to", length=-1), ValueError, "length: expected at least 0, got -1"),
+        (lambda m: m.generate("to", top_p=2.0), ValueError, "top_p: expected a number above 0 and at most 1, got 2.0"),
+        (lambda m: m.stream("to", top_k=0), ValueError, "top_k: expected at least 1, got 0"),
+        (lambda m: m.evaluate("t"), ValueError, "text: expected at least two characters, got 't'"),
+        (lambda m: m.evaluate("to", window=2), ValueError, "text: expected more than window = 2 characters, got 2"),
+        (lambda m: m.evaluate("αβγδ"), ValueError, "text: expected characters that the model knows, got 'α', 'β'"),
+        (lambda m: m.evaluate(None), TypeError, "text: expected a string, got NoneType"),
+    ],
+    ids=["empty", "unknown", "no stop", "stop", "samples", "length", "p", "k", "one", "window", "Greek", "None"],
+)
+def test_mistakes_are_told(learned, call, error, message):
+    with pytest.raises(error, match=message):
+        call(learned[0])
