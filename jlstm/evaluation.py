@@ -70,7 +70,7 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
     characters = len(ids) - 1
     ids = np.pad(ids, (0, -characters % WINDOW))
     params = replicate(params, None)
-    state, total = zero_state(params, 1), 0.0
+    state, total = replicate(zero_state(params, 1), None), 0.0
     for start in range(0, characters, WINDOW):
         length = min(WINDOW, characters - start)
         lengths = None if length == WINDOW else np.array([length])  # known lengths would slow all other windows down

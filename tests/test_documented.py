@@ -48,7 +48,7 @@ def test_progression_is_learned(tmp_path):
 
 
 def test_language_model_runs_to_its_end(tmp_path):
-    own = text(2000)
+    own = text(700)
     assert set("Hello\n") < set(own)
     assert 25 <= len(set(own)) <= 35
     (tmp_path / "shakespeare.txt").write_text(own, encoding="utf-8")

@@ -1,6 +1,8 @@
 """The examples, run as functions: what each of them reaches, not only that it ends."""
 
+import contextlib
 import importlib.util
+import io
 import math
 import os
 import subprocess
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from test_documented import text
+
+from jlstm.evaluation import TextLoss
+from jlstm.language_model import Checked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -40,24 +45,99 @@ def test_functional_recalls_the_first_letter():
     assert example("functional").main([]) >= 0.99  # guessing gets an eighth
 
 
-def test_shakespeare_learns_a_small_text(tmp_path, capsys):
-    own = text(5000)
-    path = tmp_path / "text.txt"
-    path.write_text(own, encoding="utf-8")
-    loss = example("shakespeare").main(["--text", str(path), "--stride", "20", "--epochs", "5"])
-    out = capsys.readouterr().out
-    assert loss < entropy(own) - 0.5
-    assert f"validation loss {loss:.4f} nats a character" in out
-    assert f"5,000 characters, {len(set(own))} distinct ones, 220 windows of 100" in out
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small text, and the model and the documented model that the example learned from it."""
+    folder = tmp_path_factory.mktemp("shakespeare")
+    path, model, documented = folder / "text.txt", folder / "model.npz", folder / "documented.npz"
+    path.write_text(text(5000), encoding="utf-8")
+    main, out = example("shakespeare").main, io.StringIO()
+    small = ["--hidden", "32", "--layers", "1", "--dropout", "0", "--epochs", "20", "--streams", "4"]
+    with contextlib.redirect_stdout(out):
+        loss = main(["train", "--text", str(path), "--model", str(model), *small])
+        slower = main(["documented", "--text", str(path), "--model", str(documented), "--quick", "--epochs", "2"])
+    return path, model, documented, loss, slower, out.getvalue()
 
 
-@pytest.mark.parametrize("content", ["too short", None], ids=["short", "missing"])
-def test_shakespeare_says_what_is_wrong_with_a_text(tmp_path, content):
+def test_shakespeare_learns_a_small_text(trained):
+    path, _, _, loss, slower, out = trained
+    own = path.read_text(encoding="utf-8")
+    assert loss < entropy(own) - 1
+    assert loss < slower < entropy(own)
+    assert f"5,000 characters, {len(set(own))} distinct ones: 4,500 to train, the rest to validate" in out
+    assert f"validation {loss:.4f} nats" in out
+
+
+def test_shakespeare_evaluates_to_what_training_printed(trained):
+    path, model, documented, loss, slower, _ = trained
+    command = [sys.executable, str(EXAMPLES / "shakespeare.py"), "evaluate", "--text", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(
+        [*command, str(model), str(documented)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"{model}: validation {loss:.4f} nats")
+    assert second.startswith(f"{documented}: validation {slower:.4f} nats")
+
+
+def test_shakespeare_writes(trained, capsys):
+    _, model, *_ = trained
+    main = example("shakespeare").main
+    written = []
+    for seed in ("1", "1", "2"):
+        main(["sample", "--model", str(model), "--prompt", "e", "--length", "80", "--seed", seed])
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1] != written[2]
+    assert len(written[0]) == 82
+    assert written[0].startswith("e")
+
+
+def test_shakespeare_draws_its_curve(tmp_path):
+    pytest.importorskip("matplotlib")
+    module = example("shakespeare")
+    checks = [Checked(k, 3 - k / 10, TextLoss(3.1 - k / 10, 10), True, 60.0 * k) for k in range(1, 9)]
+    module.draw(checks, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"too short", "train: text: expected more than streams"),
+        (None, "--text: expected a readable UTF-8 text file"),
+        (b"", "--text: expected a text, got .* which is empty"),
+        (b"abc\0def" * 100, "--text: expected a text, got .* a binary file"),
+        (b"\xff\xfe" * 100, "--text: expected a readable UTF-8 text file"),
+    ],
+    ids=["short", "missing", "empty", "binary", "not UTF-8"],
+)
+def test_shakespeare_says_what_is_wrong_with_a_text(tmp_path, content, message):
     path = tmp_path / "text.txt"
     if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(SystemExit, match="--text: expected"):
-        example("shakespeare").main(["--text", str(path)])
+        path.write_bytes(content)
+    with pytest.raises(SystemExit, match=message):
+        example("shakespeare").main(["train", "--text", str(path), "--model", str(tmp_path / "model.npz")])
+    assert not (tmp_path / "model.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--model", "MISSING"], "expected a saved model .* make one with"),
+        (["sample", "--model", "FOREIGN"], "expected a file that jlstm saved"),
+        (["sample", "--model", "MODEL", "--prompt", "Ω"], "prompt: expected characters that the model knows, got 'Ω'"),
+        (["evaluate", "MODEL", "--text", "OTHER"], "text: expected characters that the model knows, got 'Ω'"),
+    ],
+    ids=["missing", "foreign", "prompt", "text"],
+)
+def test_shakespeare_says_what_is_wrong_with_a_model(trained, tmp_path, arguments, message):
+    (tmp_path / "foreign").write_bytes(b"something else")
+    (tmp_path / "other.txt").write_text("Ω" * 500, encoding="utf-8")
+    names = {"MISSING": tmp_path / "none", "FOREIGN": tmp_path / "foreign", "MODEL": trained[1]}
+    names["OTHER"] = tmp_path / "other.txt"
+    with pytest.raises(SystemExit, match=message):
+        example("shakespeare").main([str(names.get(argument, argument)) for argument in arguments])
 
 
 def test_gradients_agree():
@@ -82,9 +162,10 @@ def test_example_is_a_program(tmp_path):
 
 
 @pytest.mark.slow
-def test_shakespeare_learns_the_whole_corpus():
-    """Half an hour on a busy machine; knowing how often each character comes, and nothing more, gives 3.3 nats."""
+def test_shakespeare_quick_learns_the_whole_corpus(tmp_path):
+    """Two minutes on two idle cores; knowing how often each character comes, and nothing more, gives 3.3 nats."""
     path = os.environ.get("JLSTM_SHAKESPEARE")
     if not path:
         pytest.skip("JLSTM_SHAKESPEARE does not name the corpus, shakespeare.txt")
-    assert example("shakespeare").main(["--text", path]) < 2.3
+    arguments = ["train", "--quick", "--text", path, "--model", str(tmp_path / "model.npz")]
+    assert example("shakespeare").main(arguments) < 1.6

@@ -188,7 +188,8 @@ def test_a_row_ends_with_the_first_stop_in_what_was_written():
 
 
 def test_a_stream_ends_when_every_row_has():
-    pieces = list(stream(always((0, 0.5, 0.5, 0, 0)), [[0]] * 40, 2**31 - 1, ONE_HOT, key=KEY, stop=[1, 1, 1, 1, 1]))
+    pieces = list(stream(always((0, 0.5, 0.5, 0, 0)), [[0]] * 40, 10_000, ONE_HOT, key=KEY, stop=[1, 1, 1, 1, 1]))
+    assert all(piece.size for piece in pieces)
     written = np.concatenate(pieces, axis=1)
     assert (written >= 0).any(axis=0).all()
     assert all(row[row >= 0][-5:].tolist() == [1] * 5 for row in written)
