@@ -1,6 +1,7 @@
 """The benchmark's own arithmetic: programs that agree, tables, and fits. No time is asserted anywhere."""
 
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -68,8 +69,10 @@ def worst_split_disagreement():
     shape = FEATURES._replace(B=4)
     mesh = peers.mesh_of(shape)
     assert mesh.size == 2
+    one = build("jlstm", shape)
     split = [build(name, shape, mesh) for name in ("jlstm", *peers.installed()) if name != "torch"]
-    return max(max(agreed[1:]) for agreed in agreement.check(build("jlstm", shape), split))
+    split = [program._replace(gradient=one.gradient) for program in split]  # theirs is of one device
+    return max(max(agreed[1:]) for agreed in agreement.check(one, split))
 
 
 def test_peers_that_are_not_installed_are_left_out_and_named(monkeypatch):
@@ -144,6 +147,28 @@ def test_programs_are_timed_in_turn(monkeypatch):
     assert list(timings) == list(programs)
     assert "".join(calls) == "abc" * 4  # the first to compile, then three rounds
     assert all(len(found.samples) == 3 for found in timings.values())
+    calls.clear()
+    timing.interleaved(programs, effort._replace(seconds=60.0), ran=True)
+    assert "".join(calls) == "abc" * 5
+
+
+def test_long_calls_are_in_fewer_rounds(monkeypatch):
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "LONG_SECONDS", 0.02)
+    programs = {"long": lambda: time.sleep(0.03), "short": lambda: None}
+    timings = timing.interleaved(programs, timing.Effort(rounds=5, seconds=60.0))
+    assert {name: len(found.samples) for name, found in timings.items()} == {"long": 3, "short": 5}
+
+
+def test_progress_tells_what_time_is_left(capsys):
+    timing.Run(minutes=4.0, after=6.0, pace=1.5).progress("a shape", 0.5)
+    assert "about 12.0 min left  a shape" in capsys.readouterr().err
+    assert shapes.done_before(shapes.BY_NAME["wide"], shapes.SHAPES) == 0.6
+
+
+def test_large_shapes_have_fewer_steps_a_call():
+    assert {shape.name: shape.steps for shape in shapes.SHAPES if shape.steps != shapes.STEPS} == {"wide": 5}
+    assert all(len(subject.minutes) == len(subject.allocators) for subject in subjects.SUBJECTS.values())
 
 
 def test_timing_is_the_median_and_the_interquartile_range():

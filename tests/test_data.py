@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlstm.data import Batch, Windows, as_batch, as_predictions, as_sequences, check_text, count, inputs_of, take
+from jlstm.data import (
+    Batch,
+    Streams,
+    Windows,
+    as_batch,
+    as_predictions,
+    as_sequences,
+    check_text,
+    count,
+    inputs_of,
+    take,
+)
 from jlstm.model import LSTMConfig
 
 ONE, TWO = LSTMConfig(1, 4, 3), LSTMConfig(2, 4, 3)  # by input_size, with three classes
@@ -439,10 +450,81 @@ def test_predictions_that_can_not_be_compared(config, predictions, targets, erro
         as_predictions(predictions, targets, config)
 
 
+# Tokens
+
+TOKENS, TOKENS_LAST = (LSTMConfig(4, 4, 3, inputs="tokens", target=target) for target in ("each", "last"))
+A_LIST = [np.array([3, 0, 1]), np.array([2])]
+
+
+@parametrize(
+    ("x", "y", "xs", "lengths"),
+    {
+        "[N, T]": (IDS + 1, IDS, IDS + 1, None),
+        "lists": ((IDS + 1).tolist(), IDS, IDS + 1, None),
+        "jax, uint8": (jnp.asarray(IDS, jnp.uint8), IDS, IDS, None),
+        "list of arrays": (list(IDS), IDS, IDS, None),
+        "of different lengths": (A_LIST, [[0, 1, 2], [1]], [[3, 0, 1], [2, 0, 0]], [3, 1]),
+        "lists of different lengths": ([[3, 0, 1], [2]], [[0, 1, 2], [1]], [[3, 0, 1], [2, 0, 0]], [3, 1]),
+    },
+)
+def test_every_form_of_tokens(x, y, xs, lengths):
+    batch = as_batch(x, y, TOKENS)
+    assert_is(batch.xs, xs, np.int32)
+    assert batch.lengths is lengths or batch.lengths.tolist() == lengths
+    assert as_batch(x, [0, 1], TOKENS_LAST).ys.tolist() == [0, 1]
+
+
+@parametrize(
+    ("x", "kind", "expected"),
+    {
+        "list": ([3, 0, 1], "one", [[3, 0, 1]]),
+        "array": (np.array([3, 0, 1]), "one", [[3, 0, 1]]),
+        "[N, T]": (IDS, "batch", IDS.tolist()),
+        "[1, T]": (IDS[:1], "batch", IDS[:1].tolist()),
+        "nested lists": (IDS.tolist(), "batch", IDS.tolist()),
+        "list of arrays": (A_LIST, "list", [[3, 0, 1], [2]]),
+        "list of arrays of one length": (list(IDS), "list", IDS.tolist()),
+    },
+)
+def test_rank_decides_what_predict_is_asked_of_tokens(x, kind, expected):
+    sequences, got = as_sequences(x, TOKENS)
+    assert got == kind
+    for sequence, ids in zip(sequences, expected, strict=True):
+        assert_is(sequence, ids, np.int32)
+
+
+@parametrize(
+    ("x", "error", "name", "expected", "got"),
+    {
+        "floats": (IDS / 2, TypeError, "", "class ids as integers", "float64"),
+        "beyond the last": (IDS + 2, ValueError, "", "class ids from 0 to 3", "4"),
+        "negative": (IDS - 1, ValueError, "", "class ids from 0 to 3", "-1"),
+        "one-hot": (np.eye(4, dtype=int)[IDS], ValueError, "", "[N, T]", "shape (2, 2, 4)"),
+        "a column": (IDS[..., None], ValueError, "", "[N, T]", "shape (2, 2, 1)"),
+        "no step": (IDS[:, :0], ValueError, "", "at least one", "shape (2, 0)"),
+        "no sequence": (IDS[:0], ValueError, "", "", ""),
+        "in a list: floats": ([np.array([0.5]), np.array([0, 1])], TypeError, "[0]", "class ids", "float64"),
+        "in a list: too large": ([[0], [1, 4]], ValueError, "[1]", "class ids from 0 to 3", "4"),
+        "in a list: two axes": ([IDS, IDS[:1]], ValueError, "[0]", "[T]", "shape (2, 2)"),
+        "in a list: empty": ([[0], []], (TypeError, ValueError), "[1]", "", ""),
+    },
+)
+def test_tokens_that_do_not_fit(x, error, name, expected, got):
+    with refuses(error, f"X{name}", expected, got):
+        as_batch(x, IDS, TOKENS)
+
+
+@pytest.mark.parametrize("x", [3, [0.5], [[[0]]], [4], [np.array([0]), np.array([4])], []], ids=str)
+def test_tokens_predict_can_not_be_asked_about(x):
+    with pytest.raises((TypeError, ValueError), match=r"^x(\[\d\])?: expected .*, got "):
+        as_sequences(x, TOKENS)
+
+
 # Windows over a text
 
 TEXT = np.random.default_rng(0).integers(5, size=23)
 NUMBER, ONE_HOT = LSTMConfig(1, 4, 5), LSTMConfig(5, 4, 5)
+OF_TOKENS = LSTMConfig(5, 4, 5, inputs="tokens")
 NUMBER_LAST, ONE_HOT_LAST = LSTMConfig(1, 4, 5, target="last"), LSTMConfig(5, 4, 5, target="last")
 
 
@@ -453,7 +535,10 @@ def test_windows_are_as_many_as_documented(length, stride):
     assert len(windows) == count(windows) == len(range(0, len(TEXT) - length, stride))
 
 
-@parametrize("config", {"number": NUMBER, "id": ONE_HOT, "number, last": NUMBER_LAST, "id, last": ONE_HOT_LAST})
+@parametrize(
+    "config",
+    {"number": NUMBER, "id": ONE_HOT, "token": OF_TOKENS, "number, last": NUMBER_LAST, "id, last": ONE_HOT_LAST},
+)
 @pytest.mark.parametrize("stride", [1, 3])
 def test_take_gives_the_windows_built_by_hand(config, stride):
     windows = Windows(TEXT, 4, stride)
@@ -470,10 +555,10 @@ def test_take_gives_the_windows_built_by_hand(config, stride):
         assert jnp.issubdtype(batch.xs.dtype, jnp.integer)
 
 
-@pytest.mark.parametrize("config", [NUMBER, ONE_HOT])
+@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, OF_TOKENS, LSTMConfig(1, 4, 1, inputs="tokens")])
 def test_inputs_of_ids(config):
     ids = jnp.asarray(TEXT[None])
-    expected = ids if config is ONE_HOT else np.float32(TEXT[None, :, None] / 5)
+    expected = np.float32(TEXT[None, :, None] / 5) if config is NUMBER else ids
     np.testing.assert_array_equal(inputs_of(ids, config), expected)
 
 
@@ -493,6 +578,7 @@ ROWS = np.array([1, -1, 0])
     ("data", "lengths"),
     {
         "windows": (Windows(np.arange(5) % 3, 2), [2, 0, 2]),
+        "streams": (Streams(np.arange(5) % 3, 2, 2), [2, 0, 2]),
         "batch": (Batch(X[..., None], IDS), [2, 0, 2]),
         "batch of different lengths": (Batch(X[..., None], IDS, np.array([2, 1])), [1, 0, 2]),
     },
@@ -560,22 +646,86 @@ def test_windows_that_can_not_be(arguments, error, name, expected, got):
         Windows(*arguments)
 
 
-@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, NUMBER_LAST, LSTMConfig(1, 4, 9)])
-def test_check_text_returns_what_fits(config):
-    windows = Windows(TEXT, 4)
-    assert check_text(windows, config) is windows
+# Streams over a text
+
+
+@pytest.mark.parametrize(("streams", "length"), [(1, 1), (1, 22), (2, 4), (3, 7), (22, 1), (5, 3)])
+def test_windows_of_a_stream_are_as_many_as_fit_with_their_targets(streams, length):
+    data = Streams(TEXT, streams, length)
+    assert data.windows == (22 // streams) // length >= 1
+    assert count(data) == streams
+
+
+@pytest.mark.parametrize("config", [NUMBER, OF_TOKENS])
+def test_take_reads_a_text_as_a_ring(config):
+    places = np.array([0, 17, 18, 22, 19])
+    batch = jax.jit(take)(Streams(TEXT, len(places), 4), places, config)
+    ring = np.array([np.roll(TEXT, -place)[:5] for place in places])
+    np.testing.assert_allclose(batch.xs, inputs_of(ring[:, :4], config), rtol=1e-6)
+    np.testing.assert_array_equal(batch.ys, ring[:, 1:])
+    assert batch.lengths is None
+
+
+def test_streams_are_a_pytree_of_the_ids_that_passes_through_jit():
+    streams = Streams(TEXT.tolist(), np.int64(2), np.uint8(4))
+    [ids] = jax.tree.leaves(streams)
+    assert_is(ids, TEXT, np.int32)
+    assert (type(streams.streams), type(streams.length)) == (int, int)
+    through = jax.jit(lambda streams: streams)(streams)
+    assert (type(through), through.streams, through.length, through.windows) == (Streams, 2, 4, 2)
+    np.testing.assert_array_equal(through.ids, TEXT)
 
 
 @parametrize(
-    ("config", "message"),
+    ("arguments", "error", "name", "expected", "got"),
     {
-        "mse": (LSTMConfig(1, 4, 5, loss="mse"), "^X: Windows .* need loss='cross_entropy', got 'mse'$"),
-        "two features": (LSTMConfig(2, 4, 5), "^X: Windows need .*input_size 1 .* 5 .*, got input_size 2$"),
-        "too few classes": (LSTMConfig(1, 4, 4), "^X: expected ids below output_size = 4, got 4$"),
+        "as long as the text": ((TEXT, 1, 23), ValueError, "ids", "more than streams * length = 1 * 23 = 23", "23"),
+        "too many": ((TEXT, 24, 1), ValueError, "ids", "more than streams * length = 24 * 1 = 24", "23"),
+        "two axes": ((IDS, 1, 1), ValueError, "ids", "one axis", "shape (2, 2)"),
+        "negative id": ((TEXT - 1, 2, 4), ValueError, "ids", "class ids from 0", "-1"),
+        "floats": ((TEXT / 5, 2, 4), TypeError, "ids", "class ids as integers", "float64"),
+        "a string": (("to be", 1, 2), TypeError, "ids", "", "strings"),
+        "streams 0": ((TEXT, 0, 4), ValueError, "streams", "at least 1", "0"),
+        "streams in float": ((TEXT, 2.0, 4), TypeError, "streams", "an integer", "2.0"),
+        "length 0": ((TEXT, 2, 0), ValueError, "length", "at least 1", "0"),
+        "length True": ((TEXT, 2, True), TypeError, "length", "an integer", "True"),
     },
 )
-def test_check_text_refuses(config, message):
-    with pytest.raises(ValueError, match=message):
-        check_text(Windows(TEXT, 4), config)
-    with pytest.raises(ValueError, match=message.replace("X", "validation_data", 1)):
-        check_text(Windows(TEXT, 4), config, "validation_data")
+def test_streams_that_can_not_be(arguments, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        Streams(*arguments)
+
+
+WINDOWS, STREAMS = Windows(TEXT, 4), Streams(TEXT, 2, 4)
+each_text = pytest.mark.parametrize("text", [WINDOWS, STREAMS], ids=["windows", "streams"])
+
+
+@each_text
+@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, OF_TOKENS, LSTMConfig(1, 4, 9)])
+def test_check_text_returns_what_fits(text, config):
+    assert check_text(text, config) is text
+    assert check_text(WINDOWS, NUMBER_LAST) is WINDOWS
+
+
+def assert_refused(text, config, message):
+    for name in ("X", "validation_data"):
+        with pytest.raises(ValueError, match=f"^{name}: {message}$"):
+            check_text(text, config, *([] if name == "X" else [name]))
+
+
+@each_text
+@parametrize(
+    ("config", "message"),
+    {
+        "mse": (LSTMConfig(1, 4, 5, loss="mse"), "KIND .* need loss='cross_entropy', got 'mse'"),
+        "two features": (LSTMConfig(2, 4, 5), "KIND need .*input_size 1 .* 5 .*, got input_size 2"),
+        "too few tokens": (LSTMConfig(1, 4, 5, inputs="tokens"), "KIND need .* 5 .*, got input_size 1"),
+        "too few classes": (LSTMConfig(1, 4, 4), "expected ids below output_size = 4, got 4"),
+    },
+)
+def test_check_text_refuses(text, config, message):
+    assert_refused(text, config, message.replace("KIND", type(text).__name__))
+
+
+def test_check_text_refuses_streams_for_one_target():
+    assert_refused(STREAMS, NUMBER_LAST, "Streams .* need target='each', got 'last'")

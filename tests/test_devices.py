@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jlstm import LSTMNetwork
+from jlstm import LSTMNetwork, Streams
 from jlstm.devices import use_cpu_cores
 
 HERE = Path(__file__).parent
@@ -27,7 +27,10 @@ def run(program, *arguments):
 
 
 def learn():
-    """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37."""
+    """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37; and on streams.
+
+    There are three streams, which two devices share with a row of nothing.
+    """
     rng = np.random.default_rng(0)
     lengths = [6, 3, 1, 6, 2, 5, 6]
     X, Y = [rng.normal(size=n) for n in lengths], [rng.integers(3, size=n) for n in lengths]
@@ -37,6 +40,10 @@ def learn():
     for rows in (1, 2, 37):
         scores = network.predict([rng.normal(size=1 + k % 6) for k in range(rows)])
         found[f"predict {rows}"] = np.concatenate(scores)
+    network = LSTMNetwork(3, 4, 3, inputs="tokens", layers=2, progress=False)
+    losses = network.train(Streams(rng.integers(3, size=50), streams=3, length=4), epochs=5, learning_rate=0.02)
+    found["losses of streams"] = losses.loss
+    found |= {f"params by streams {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))}
     return {name: np.asarray(array) for name, array in found.items()}
 
 

@@ -65,7 +65,7 @@ def test_shakespeare_learns_a_small_text(trained):
     assert loss < entropy(own) - 1
     assert loss < slower < entropy(own)
     assert f"5,000 characters, {len(set(own))} distinct ones: 4,500 to train, the rest to validate" in out
-    assert f"validation {loss:.4f} nats" in out
+    assert f"validation: {loss:.4f} nats" in out
 
 
 def test_shakespeare_evaluates_to_what_training_printed(trained):
@@ -77,8 +77,8 @@ def test_shakespeare_evaluates_to_what_training_printed(trained):
     )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"{model}: validation {loss:.4f} nats")
-    assert second.startswith(f"{documented}: validation {slower:.4f} nats")
+    assert first.startswith(f"{model}: validation: {loss:.4f} nats")
+    assert second.startswith(f"{documented}: validation: {slower:.4f} nats")
 
 
 def test_shakespeare_writes(trained, capsys):

@@ -21,15 +21,13 @@ FLOAT64, DIFFERENCES, FLOAT32 = BOUNDS
 
 
 def draw(batch, time, sizes, targets, target, *given, seed=0):
-    """Draw a problem with targets of one kind and, of "ids in", "state" and "lengths", what is given."""
-    features, hidden, outputs = sizes
+    """Draw a problem with targets of one kind and, of "tokens", "layers", "dropout", "state", "lengths", the given."""
     loss = "mse" if targets == "values" else "cross_entropy"
-    problem = random_problem(LSTMConfig(features, hidden, outputs, loss=loss, target=target), batch, time, seed)
-    rng = np.random.default_rng(seed)
+    inputs = "tokens" if "tokens" in given else "features"
+    layers, dropout = 2 if "layers" in given else 1, 0.4 if "dropout" in given else 0.0
+    problem = random_problem(LSTMConfig(*sizes, loss, target, inputs, layers, dropout), batch, time, seed)
     if targets == "probabilities":
-        problem["ys"] = rng.dirichlet(np.ones(outputs), size=problem["ys"].shape)
-    if "ids in" in given:
-        problem["xs"] = rng.integers(features, size=(batch, time))
+        problem["ys"] = np.random.default_rng(seed).dirichlet(np.ones(sizes[2]), size=problem["ys"].shape)
     return problem | {name: None for name in ("state", "lengths") if name not in given}
 
 
@@ -60,9 +58,11 @@ CASES = {
     "state": (4, 15, SMALL, "ids", "each", "state"),
     "values": (2, 33, SMALL, "values", "each", "lengths"),
     "probabilities": (3, 17, SMALL, "probabilities", "each", "state", "lengths"),
-    "ids in and out": (4, 12, SMALL, "ids", "each", "ids in", "state", "lengths"),
+    "ids in and out": (4, 12, SMALL, "ids", "each", "tokens", "state", "lengths"),
+    "dropout": (3, 9, SMALL, "values", "last", "dropout", "lengths"),
+    "layers of tokens with dropout": (4, 7, SMALL, "ids", "each", "layers", "tokens", "dropout", "state", "lengths"),
     "large": (8, 12, LARGE, "ids", "each", "state", "lengths"),
-    "large, last": (2, 60, LARGE, "ids", "last", "ids in"),
+    "large, last": (2, 60, LARGE, "ids", "last", "tokens"),
 }
 
 
@@ -70,7 +70,9 @@ CASES = {
 def test_every_bound_holds(case):
     for seed in range(3):
         report = gradcheck(**draw(*CASES[case], seed=seed))
-        assert [row.comparison for row in report.rows] == [FLOAT64] * 5 + [DIFFERENCES] * 6 + [FLOAT32] * 5
+        arrays = 8 if "layers" in CASES[case] else 5
+        comparisons = [FLOAT64] * arrays + [DIFFERENCES] * (arrays + 1) + [FLOAT32] * arrays
+        assert [row.comparison for row in report.rows] == comparisons
         assert report.largest > 1e-3
         assert report.passed, f"seed {seed}\n{report}"
 
@@ -333,6 +335,16 @@ def test_x64_is_afterwards_as_it_was(setting):
         jax.config.update("jax_enable_x64", before)
 
 
+def test_random_problem_has_what_the_network_needs():
+    problem = draw(50, 6, SMALL, "ids", "each", "tokens", "layers", "dropout", "state", "lengths")
+    assert [layer.weight_ih.shape for layer in problem["params"].layers] == [(3, 24), (6, 24)]
+    assert np.unique(problem["xs"]).tolist() == [0, 1, 2]
+    assert (problem["xs"].shape, problem["xs"].dtype.kind) == ((50, 6), "i")
+    assert [np.shape(state) for state in problem["state"]] == [(2, 50, 6)] * 2
+    assert jax.random.key_data(problem["key"]).tolist() == [0, 0]
+    assert "key" not in draw(*CASES["state"])
+
+
 def test_random_problem_is_that_of_its_seed():
     config = LSTMConfig(*SMALL)
     one, same, other = (random_problem(config, 5, 6, seed) for seed in (0, 0, 1))
@@ -343,6 +355,7 @@ def test_random_problem_is_that_of_its_seed():
         random_problem(config, 5, 0)
 
 
+LARGER = ["--layers", "2", "--dropout", "0.5", "--inputs", "tokens"]
 SIZES = ["--batch", "2", "--time", "3", "--features", "3", "--hidden", "6", "--classes", "4"]
 
 
@@ -352,16 +365,17 @@ def run(*arguments, **variables):
 
 
 def test_command_line_where_x64_is_on():
-    done = run("-m", "jlstm.gradcheck", *SIZES, "--lengths", "random", JAX_ENABLE_X64="1")
+    done = run("-m", "jlstm.gradcheck", *SIZES, *LARGER, "--lengths", "random", JAX_ENABLE_X64="1")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     command, _, _, *lines = done.stdout.splitlines()
     assert command.startswith(
-        "python -m jlstm.gradcheck --batch 2 --time 3 --features 3 --hidden 6 --classes 4 --seed 0"
+        "python -m jlstm.gradcheck --batch 2 --time 3 --features 3 --hidden 6 --classes 4 --layers 2 --seed 0"
     )
-    assert {len(line) for line in lines[:17]} == {len(lines[0])}
-    assert [line.split()[-1] for line in lines[:17]] == ["holds"] + 16 * ["yes"]
-    assert lines[-1] == "PASSED: all 16 bounds hold"
+    assert {"--inputs tokens", "--dropout 0.5", "--lengths random"} <= {f"--{part}" for part in command.split(" --")}
+    assert {len(line) for line in lines[:26]} == {len(lines[0])}
+    assert [line.split()[-1] for line in lines[:26]] == ["holds"] + 25 * ["yes"]
+    assert lines[-1] == "PASSED: all 25 bounds hold"
 
 
 def test_command_line_fails_on_a_wrong_gradient(monkeypatch, capsys):
@@ -377,7 +391,14 @@ def test_command_line_fails_on_a_wrong_gradient(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"), [(["--help"], 0, "--hidden N"), (["--hidden", "0"], 2, "got 0")]
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "--hidden N"),
+        (["--hidden", "0"], 2, "got 0"),
+        (["--layers", "0"], 2, "layers: expected at least 1, got 0"),
+        (["--dropout", "1"], 2, "dropout: expected a number below 1, got 1.0"),
+        (["--inputs", "ids"], 2, "invalid choice: 'ids'"),
+    ],
 )
 def test_command_line_without_a_check(arguments, status, said, capsys):
     with pytest.raises(SystemExit) as exit_:

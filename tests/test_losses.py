@@ -1,5 +1,7 @@
 """Losses against NumPy, their masks, and what lets them be added up in pieces."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from jlstm import reference
 from jlstm.cell import LSTMParams, LSTMState
 from jlstm.losses import cross_entropy, loss_fn, mse, summed_loss
-from jlstm.model import LSTMConfig, ModelParams, Readout
+from jlstm.model import LSTMConfig, ModelParams, Readout, dropout_masks
 
 B, T, INPUTS, H, C = 3, 4, 2, 3, 5
 LENGTHS = np.array([2, 0, 3])
@@ -165,6 +167,19 @@ def test_loss_fn_takes_state_and_lengths(params):
     expected, _ = reference.loss_and_grad(params, XS, targets, config, state=state, lengths=LENGTHS)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert jax.jit(loss_fn)(params, XS, targets, config, state=state, lengths=0 * LENGTHS) == 0
+
+
+@pytest.mark.parametrize("form", ["ids", "last mse"])
+def test_key_leaves_out_what_its_masks_do(params, form):
+    config, targets = CONFIGS[form]
+    config, key = dataclasses.replace(config, dropout=0.4), jax.random.key(2)
+    masks = dropout_masks(key, config, B)
+    got = jax.jit(loss_fn)(params, XS, targets, config, lengths=LENGTHS, key=key)
+    expected, _ = reference.loss_and_grad(params, XS, targets, config, lengths=LENGTHS, masks=masks)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    whole = jax.jit(loss_fn)(params, XS, targets, config, lengths=LENGTHS)
+    np.testing.assert_allclose(whole, reference.loss_and_grad(params, XS, targets, config, lengths=LENGTHS)[0], 1e-5)
+    assert abs(got - whole) > 1e-3
 
 
 def test_equal_configs_retrace_nothing(params):

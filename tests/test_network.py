@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jlstm import Batch, History, LSTMNetwork, Windows, forward, network, trainer
+from jlstm import Batch, History, LSTMNetwork, Streams, Windows, forward, network, trainer
 from jlstm.losses import loss_fn
 from jlstm.training import _train_steps, constant
 
@@ -223,6 +223,92 @@ def test_validation_is_the_loss_after_each_epoch():
     np.testing.assert_allclose(history.validation, losses, rtol=1e-5)
     assert len(set(losses)) == 3
     assert_same_bits(net, trained(new(), X, Y, epochs=3))  # it does not take part in the training
+
+
+# Larger networks: layers, dropout, tokens, and streams of a long text.
+
+TEXT = np.random.default_rng(1).integers(C, size=50)
+STREAMS = Streams(TEXT, streams=3, length=5)  # three windows each
+LARGER = {"input_size": C, "inputs": "tokens", "layers": 2, "dropout": 0.25}
+
+
+@pytest.fixture(scope="module")
+def on_streams():
+    return trained(new(**LARGER), STREAMS, validation=Windows(TEXT, T, T))
+
+
+def test_larger_networks_are_what_was_asked_for():
+    net = new(**LARGER)
+    asked = {"input_size": C, "hidden_size": H, "inputs": "tokens", "layers": 2, "dropout": 0.25}
+    assert {name: getattr(net.config, name) for name in asked} == asked
+    assert [layer.weight_ih.shape for layer in net.params.layers] == [(C, 4 * H), (H, 4 * H)]
+    scores = np.asarray(jax.jit(forward)(net.params, Y, net.config)[0])  # without dropout
+    np.testing.assert_allclose(net.predict(Y)[..., 0], scores, atol=1e-6)
+    np.testing.assert_allclose(net.predict(Y[1])[..., 0], scores[1], atol=1e-6)
+    np.testing.assert_allclose(net.predict(LISTS[1])[1][..., 0], scores[1, :1], atol=1e-6)
+
+
+def test_dropout_is_of_the_seed_and_of_training_alone():
+    net, same = new(**LARGER), new(**LARGER)
+    [loss], [again] = (each.train(LISTS[1], LISTS[1], epochs=1, learning_rate=0).loss for each in (net, same))
+    assert loss == again
+    assert abs(loss - net.loss_function(net.predict(LISTS[1]), LISTS[1])) > 1e-3
+    assert_same_bits(trained(net, LISTS[1], LISTS[1]), trained(same, LISTS[1], LISTS[1]))
+    np.testing.assert_array_equal(net.predict(Y), net.predict(Y))
+
+
+def test_streams_train(on_streams, capfd):
+    history, state = on_streams.history, on_streams._trained.state
+    assert (len(history.loss), len(history.validation), int(state.step)) == (2, 2, 6)
+    assert state.memory[1].h.shape == (3, H)
+    before = on_streams.loss_function(new(**LARGER).predict(TEXT[:-1]), TEXT[1:])
+    assert on_streams.loss_function(on_streams.predict(TEXT[:-1]), TEXT[1:]) < before
+    parts = []
+    again = new(**LARGER, progress=True, batch_size=64)  # streams have a batch of their own size
+    trained(again, STREAMS, callback_every=1, periodic_callback=lambda: parts.append(len(again.history.loss)))
+    assert_same_bits(again, on_streams)
+    assert parts == [1, 2]
+    assert "loss" in capfd.readouterr().err
+
+
+# To a file and back.
+
+SAVED = {
+    "layers of tokens, dropout": LARGER,
+    "last, softmax": {"target": "last", "apply_softmax": True, "input_scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_saved_network_predicts_the_same_bits_and_has_its_configuration(tmp_path, kind):
+    net = new(**SAVED[kind], seed=3)
+    net.save(tmp_path / "network")
+    loaded = LSTMNetwork.load(tmp_path / "network")
+    assert loaded.config == net.config
+    assert loaded.apply_softmax is net.apply_softmax
+    assert same_params(loaded, net)
+    x = Y if net.config.inputs == "tokens" else X[..., None]
+    np.testing.assert_array_equal(loaded.predict(x), net.predict(x))
+
+
+def test_loaded_network_goes_on_training_with_the_optimiser_anew(tmp_path, on_streams):
+    on_streams.save(tmp_path / "network")
+    options = {"seed": 7, "optimizer": optax.sgd, "batch_size": 2, "schedule": constant, "progress": False}
+    loaded, expected = LSTMNetwork.load(tmp_path / "network", **options), new(**LARGER | options)
+    expected.params = on_streams.params
+    assert loaded.history == History()
+    first, second = (net.train(Y, Y, epochs=1, learning_rate=0.1) for net in (loaded, expected))
+    assert first == second
+    assert_same_bits(loaded, expected)
+    assert not same_params(loaded, on_streams)
+
+
+def test_file_that_is_none_of_a_network_is_refused(tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        LSTMNetwork.load(tmp_path / "missing")
+    (tmp_path / "text").write_text("To be, or not to be")
+    with pytest.raises(ValueError, match="text"):
+        LSTMNetwork.load(str(tmp_path / "text"))
 
 
 # What training keeps.
@@ -506,6 +592,11 @@ BAD_ARGUMENTS = {
     "loss 'MSE'": ({"loss": "MSE"}, ValueError, "loss: expected one of .*'mse'.*, got 'MSE'"),
     "loss None": ({"loss": None}, ValueError, "loss"),
     "target 'first'": ({"target": "first"}, ValueError, "target.*'last'"),
+    "inputs 'ids'": ({"inputs": "ids"}, ValueError, "inputs: expected one of .*'tokens'.*, got 'ids'"),
+    "layers 0": ({"layers": 0}, ValueError, "layers: expected at least 1, got 0"),
+    "layers 1.0": ({"layers": 1.0}, TypeError, "layers: expected an integer"),
+    "dropout 1": ({"dropout": 1}, ValueError, "dropout: expected a number below 1"),
+    "dropout '0.5'": ({"dropout": "0.5"}, TypeError, "dropout: expected a number"),
     "seed -1": ({"seed": -1}, ValueError, "seed"),
     "seed 0.5": ({"seed": 0.5}, TypeError, "seed"),
     "seed 2**70": ({"seed": 2**70}, ValueError, "seed"),
@@ -574,6 +665,9 @@ BAD_TRAINING = {
     "validation Y": ((X, Y, 1), {"validation": (X, Y + 1)}, ValueError, r"validation\[1\]: expected class ids"),
     "validation windows": ((X, Y, 1), {"validation": Windows([0, 9], 1)}, ValueError, "validation: expected ids below"),
     "windows with Y": ((Windows([0, 1, 2], 1), Y), {}, ValueError, "Y: expected None"),
+    "streams with Y": ((Streams([0, 1, 2], 1, 1), Y), {}, ValueError, "Y: expected None, since Streams hold"),
+    "streams of other ids": ((Streams([0, 9], 1, 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
+    "streams to validate": ((X, Y), {"validation": STREAMS}, TypeError, r"validation: expected \(X, Y\) or Windows"),
     "windows of other ids": ((Windows([0, 1, 9], 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
 }
 
@@ -591,6 +685,11 @@ def test_training_that_does_not_fit_is_refused_and_changes_nothing(untouched, ca
         untouched.train(*arguments, **options)
     assert untouched.history == History()
     assert_same_bits(untouched, new())
+
+
+def test_streams_need_a_target_for_each_step():
+    with pytest.raises(ValueError, match=r"X: Streams .* need target='each', got 'last'"):
+        new(target="last").train(STREAMS)
 
 
 def test_windows_need_one_input_or_one_for_each_class():

@@ -1,5 +1,6 @@
 """Learning: one step against its gradient, the learning rate against its formula, and the mini-batches of `fit`."""
 
+import dataclasses
 import functools
 import math
 
@@ -9,12 +10,23 @@ import numpy as np
 import optax
 import pytest
 
-from jlstm import training
+from jlstm import reference, training
 from jlstm.cell import LSTMParams
-from jlstm.data import Batch, Windows
-from jlstm.losses import loss_fn
-from jlstm.model import LSTMConfig, ModelParams, Readout
-from jlstm.training import Schedule, constant, cosine, evaluate, fit, rate, trainer
+from jlstm.data import Batch, Streams, Windows, take
+from jlstm.losses import loss_fn, summed_loss
+from jlstm.model import LSTMConfig, ModelParams, Readout, zero_state
+from jlstm.training import (
+    Schedule,
+    average_of,
+    averaged,
+    batches_of,
+    constant,
+    cosine,
+    evaluate,
+    fit,
+    rate,
+    trainer,
+)
 
 D, H, C, N, T = 2, 4, 3, 5, 6  # inputs, hidden units, classes, sequences, steps
 CONFIG = LSTMConfig(D, H, C)
@@ -25,9 +37,13 @@ BATCH = Batch(RNG.normal(size=(N, T, D)).astype(np.float32), RNG.integers(C, siz
 
 def params_of(config=CONFIG):
     rng, (features, classes) = np.random.default_rng(2), (config.input_size, config.output_size)
-    shapes = (features, 4 * H), (H, 4 * H), (4 * H,), (H, classes), (classes,)
-    *layer, weight, bias = (rng.normal(size=shape, scale=0.5).astype(np.float32) for shape in shapes)
-    return ModelParams((LSTMParams(*layer),), Readout(weight, bias))
+
+    def normal(*shape):
+        return rng.normal(size=shape, scale=0.5).astype(np.float32)
+
+    reads = [features] + [H] * (config.layers - 1)
+    layers = tuple(LSTMParams(normal(size, 4 * H), normal(H, 4 * H), normal(4 * H)) for size in reads)
+    return ModelParams(layers, Readout(normal(H, classes), normal(classes)))
 
 
 @jax.jit
@@ -323,3 +339,152 @@ def test_windows_train_as_built_windows_do(config):
     xs, ys, _ = built(config)
     expected = jax.jit(loss_fn)(params, xs, ys, config)
     assert evaluate(params, WINDOWS, batch_size=2, config=config) == pytest.approx(float(expected), rel=1e-5)
+
+
+# Streams over a text: truncated backpropagation through time
+
+TOKENS = LSTMConfig(C, H, C, inputs="tokens")
+DROPPING = LSTMConfig(C, H, C, inputs="tokens", layers=2, dropout=0.5)
+STREAMS = Streams(np.random.default_rng(4).integers(C, size=50), streams=3, length=5)  # three windows each, four left
+LONG = Streams(np.arange(1000), streams=7, length=10)
+
+
+def streams_order(key, step, data, width=None):
+    key, batches, width = jax.random.key(key), batches_of(data, 1), width or data.streams
+    return np.asarray(training._draw_order(key, step, data, batches=batches, width=width))
+
+
+def test_every_stream_is_read_once_and_in_order():
+    """The text is a ring: what each window reads follows what the window before it read, and no two streams overlap."""
+    order = streams_order(0, 0, LONG)
+    assert order.shape == (LONG.windows, LONG.streams) == (14, 7)
+    read = np.stack([take(LONG, rows, LSTMConfig(1000, H, 1000, inputs="tokens")).xs for rows in order], axis=1)
+    texts = read.reshape(LONG.streams, -1)  # each stream's windows behind one another
+    np.testing.assert_array_equal((texts[:, 1:] - texts[:, :-1]) % 1000, 1)
+    assert len(np.unique(texts)) == texts.size == 980
+    gaps = (np.roll(texts[:, 0], -1) - texts[:, -1] - 1) % 1000
+    assert gaps.min() >= 0
+    assert gaps[:-1].max() < LONG.length  # streams are of equal length, and the last gap has the rest of the text
+
+
+def test_streams_start_anywhere_and_elsewhere_in_each_epoch():
+    firsts = [streams_order(key, step, LONG)[0, 0] for key in range(2) for step in range(0, 14 * 20, 14)]
+    assert len(set(firsts)) > 35
+    assert np.histogram(firsts, bins=4, range=(0, 1000))[0].min() >= 4
+    np.testing.assert_array_equal(streams_order(1, 14, LONG), streams_order(1, 14, LONG))
+
+
+def test_streams_are_filled_up_with_rows_of_nothing():
+    wide = streams_order(0, 0, LONG, width=9)
+    np.testing.assert_array_equal(wide[:, :7], streams_order(0, 0, LONG))
+    np.testing.assert_array_equal(wide[:, 7:], -1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def window_loss(params, xs, ys, state, key, *, config):
+    def mean(params):
+        total, (count, after) = summed_loss(params, xs, ys, config, state=state, key=key)
+        return total / count, after
+
+    return jax.value_and_grad(mean, has_aux=True)(params)
+
+
+def by_hand(config, epochs):
+    """Each epoch's mean loss, the parameters and the state at the end: gradient descent, window by window."""
+    params, losses, step, key, ids = params_of(config), [], 0, jax.random.key(5), STREAMS.ids
+    for _ in range(epochs):
+        memory = jax.tree.map(np.asarray, zero_state(params, STREAMS.streams))
+        losses.append([])
+        for starts in streams_order(5, step, STREAMS):
+            texts = np.array([np.roll(ids, -start)[: STREAMS.length + 1] for start in starts])
+            key_step = jax.random.fold_in(jax.random.fold_in(key, step), 0)
+            (loss, memory), grads = window_loss(
+                params, texts[:, :-1], texts[:, 1:], jax.device_get(memory), key_step, config=config
+            )
+            params, step = minus(params, 0.5, grads), step + 1
+            losses[-1].append(float(loss))
+    return [np.mean(of_epoch) for of_epoch in losses], params, memory
+
+
+def test_streams_train_window_by_window_with_the_state_carried():
+    """Dropout's masks are other ones at each step."""
+    reports = list(fitting(start(config=DROPPING), schedule_of(0.5, 2), STREAMS, epochs=2, config=DROPPING))
+    losses, params, memory = by_hand(DROPPING, 2)
+    assert [report.loss for report in reports if report.part == 1] == pytest.approx(losses, rel=1e-5)
+    assert_close(reports[-1].state.params, params)
+    assert_close(reports[-1].state.memory, memory)
+    assert [array.shape for array in jax.tree.leaves(memory)] == [(STREAMS.streams, H)] * 4
+    assert int(reports[-1].state.step) == 6
+
+
+def test_how_many_steps_a_call_takes_changes_no_bit_with_streams(monkeypatch):
+    ends = []
+    for seconds in CALLS:
+        monkeypatch.setattr(training, "CALL_SECONDS", seconds)
+        reports = list(fitting(start(config=DROPPING), schedule_of(0.5, 3), STREAMS, epochs=3, config=DROPPING))
+        ends.append((reports[-1].state.params, reports[-1].state.memory))
+    assert_same_bits(*ends)
+
+
+def test_streams_after_other_data_and_back():
+    """A state holds the memory of the streams it was trained on last, and none after anything else."""
+    state = list(fitting(start(config=DROPPING), schedule_of(0.5, 2), STREAMS, epochs=2, config=DROPPING))[-1].state
+    compiled = training._train_steps._cache_size()
+    again = list(fitting(state, schedule_of(0.1, 1), STREAMS, epochs=1, config=DROPPING))[-1].state
+    assert training._train_steps._cache_size() == compiled
+    assert again.memory[0].h.shape == (STREAMS.streams, H)
+    fewer = Streams(STREAMS.ids, streams=2, length=5)
+    other = list(fitting(state, schedule_of(0.1, 1), fewer, epochs=1, config=DROPPING))[-1].state
+    assert other.memory[0].h.shape == (2, H)
+    batch = Batch(STREAMS.ids[:10].reshape(2, 5), STREAMS.ids[1:11].reshape(2, 5))
+    assert list(fitting(state, schedule_of(0.1, 1), batch, epochs=1, config=DROPPING))[-1].state.memory is None
+
+
+def test_row_of_nothing_changes_no_step():
+    """With more rows than streams, as where devices share them: the rest is of length 0 and stays as it was."""
+    init, step = trainer(TOKENS, optax.sgd(0.5))
+    ends = []
+    for width in (3, 4):
+        state = init(params_of(TOKENS), jax.random.key(0))
+        assert state.memory is None
+        state, losses = state._replace(memory=zero_state(state.params, width)), []
+        for rows in streams_order(0, 0, STREAMS, width)[:2]:
+            state, loss = jax.jit(step)(state, take(STREAMS, rows, TOKENS, padded=width > 3))
+            losses.append(loss)
+        ends.append((state.params, [array[:3] for array in jax.tree.leaves(state.memory)], losses))
+    assert_close(*ends)
+    assert not any(np.any(array[3:]) for array in jax.tree.leaves(state.memory))
+    assert np.any(state.memory[0].h[:3])
+
+
+def test_evaluate_leaves_nothing_out():
+    """Dropout is for training."""
+    params, config = params_of(TOKENS), dataclasses.replace(TOKENS, dropout=0.5)
+    xs, ys, _ = built(LSTMConfig(C, H, C))
+    expected, _ = reference.loss_and_grad(params, xs, ys, config)
+    assert evaluate(params, WINDOWS, batch_size=5, config=config) == pytest.approx(expected, rel=1e-6)
+
+
+def test_batches_of():
+    assert batches_of(STREAMS, 64) == STREAMS.windows == 3
+    assert [batches_of(BATCH, size) for size in (1, 2, 5, 64)] == [5, 3, 1, 1]
+    assert batches_of(WINDOWS, 2) == 3
+
+
+# The average of the parameters
+
+
+def test_average_is_its_formula_and_changes_no_update():
+    decay, optimizer = 0.3, optax.sgd(0.5)
+    with_average = optax.chain(optax.clip_by_global_norm(1e9), optimizer, averaged(decay))
+    params, state = {"w": np.float32([1.0, -2.0])}, with_average.init({"w": np.float32([1.0, -2.0])})
+    average = params["w"].astype(float)
+    assert_close(average_of(state), params)
+    for n in range(8):
+        grads = {"w": np.float32([n + 1, np.sin(n)])}
+        updates, state = with_average.update(grads, state, params)
+        assert_close(updates, optimizer.update(grads, optimizer.init(params))[0], atol=0)
+        params = optax.apply_updates(params, updates)
+        kept = min(decay, (1 + n) / (10 + n))  # the decay from n = 3 on
+        average = kept * average + (1 - kept) * np.asarray(params["w"], float)
+        assert_close(average_of(state), {"w": average})

@@ -163,6 +163,28 @@ def test_whole_batch_and_its_gradient_are_those_of_a_plain_scan(x64, name):
     assert_close(grads, expected_grads, 1e-12)
 
 
+@pytest.mark.parametrize(("name", "batch"), [("lstm", 1), ("projected", 1), ("lstm", B)])
+def test_second_derivatives_of_several_are_those_of_a_plain_scan(x64, name, batch):
+    """Of one sequence and of a batch, whose gradients take different ways, each with vmap over everything."""
+    cell, params, xs, state = given(name)
+    args = params, xs[:batch], jax.tree.map(lambda array: array[:batch], state)
+    along = jax.tree.map(lambda array: np.cos(np.arange(array.size)).reshape(array.shape), args)
+    several = jax.tree.map(lambda array, d: np.stack([array, array + d]), args, along)
+
+    def derivatives(run, *args):
+        def weighted(*args):
+            return sum(jnp.sum(jnp.sin(array + 1)) for array in leaves(run(*args)))
+
+        return jax.jvp(jax.grad(weighted, (0, 1, 2)), args, along)
+
+    got = jax.jit(jax.vmap(functools.partial(derivatives, functools.partial(unroll, cell=cell))))(*several)
+    plain = jax.jit(functools.partial(derivatives, functools.partial(plain_scan, cell.step)))
+    for k in range(2):
+        expected = plain(*jax.tree.map(lambda array, k=k: array[k], several))
+        assert_close(jax.tree.map(lambda array, k=k: array[k], got), expected, 1e-11)
+        assert all(np.abs(array).max() > 1e-3 for array in leaves(expected))
+
+
 @pytest.mark.parametrize("name", ["plain lstm", "plain tanh"])
 def test_plain_function_takes_the_plain_scan(x64, name):
     cell, *args = given(name)

@@ -6,6 +6,7 @@ pip install -e '.[bench]'.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from . import machine, plot
-from .subjects import SUBJECTS
+from .subjects import QUICK_PART, SUBJECTS
 from .tables import WIDTH
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; a missed target is printed, a disagreement or a crash ends with an error."""
-    subjects = "\n".join(f"  {name:<12}{subject.about}" for name, subject in SUBJECTS.items())
+    subjects = "\n".join(f"  {name:<16}{subject.about}" for name, subject in SUBJECTS.items())
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
         description=__doc__,
@@ -45,30 +46,44 @@ def main(arguments: list[str] | None = None) -> int:
     settings = machine.settings()
     print(_shown(settings), end="\n\n", flush=True)
     results: list[dict[str, Any]] = []
-    for name in [name for name in SUBJECTS if name in options.only]:
-        for allocator in SUBJECTS[name].allocators:
-            print(f"{name}, allocator {allocator}:", file=sys.stderr, flush=True)
-            tables = _measured(name, allocator, options.quick)
-            results.append({"subject": name, "allocator": allocator, "tables": tables})
-            for table in tables:
-                print(table["text"], end="\n\n", flush=True)
-            if options.json:  # after each, so that an interrupted run keeps what it has
-                options.json.write_text(json.dumps({"settings": settings, "quick": options.quick, "results": results}))
+    jobs = [
+        (name, allocator, minutes * (QUICK_PART if options.quick else 1))
+        for name, subject in SUBJECTS.items()
+        if name in options.only
+        for allocator, minutes in zip(subject.allocators, subject.minutes, strict=True)
+    ]
+    done = 0.0
+    for k, (name, allocator, minutes) in enumerate(jobs):
+        print(f"{name}, allocator {allocator}:", file=sys.stderr, flush=True)
+        pace = (time.perf_counter() - began) / 60 / done if done else 1.0
+        times = {"minutes": minutes, "after": sum(job[2] for job in jobs[k + 1 :]), "pace": pace}
+        tables, failed = _measured(name, allocator, options.quick, times)
+        done += minutes
+        results.append({"subject": name, "allocator": allocator, "tables": tables})
+        if options.json:  # after each, so that an interrupted run keeps what it has
+            options.json.write_text(json.dumps({"settings": settings, "quick": options.quick, "results": results}))
+        if failed:
+            raise SystemExit(f"{name}: failed, see above")
     if options.plot:
         plot.draw(results, str(options.plot))
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes", file=sys.stderr)
     return 0
 
 
-def _measured(name: str, allocator: str, quick: bool) -> list[dict[str, Any]]:
-    """Start this benchmark again, for one subject, with the allocator's settings in the environment."""
+def _measured(name: str, allocator: str, quick: bool, times: dict[str, float]) -> tuple[list[dict[str, Any]], bool]:
+    """Start this benchmark again, for one subject, with the allocator's settings in the environment.
+
+    Returns the tables, which it has printed, and whether it failed before it had them all.
+    """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         command = [sys.executable, "-m", f"{__package__}.worker", name, str(result), "--allocator", allocator]
-        done = subprocess.run(command + ["--quick"] * quick, env=machine.environment(allocator), check=False)
-        if done.returncode:
-            raise SystemExit(f"{name}: failed, see above")
-        return json.loads(result.read_text())
+        command += ["--quick"] * quick + [f"--{key}={value}" for key, value in times.items()]
+        try:
+            failed = subprocess.run(command, env=machine.environment(allocator), check=False).returncode != 0
+        except KeyboardInterrupt:
+            failed = True
+        return json.loads(result.read_text()) if result.exists() else [], failed
 
 
 def _shown(settings: dict[str, Any]) -> str:
@@ -88,4 +103,5 @@ def _shown(settings: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the worker ends, too, and its tables are kept
     sys.exit(main())

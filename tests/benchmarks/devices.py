@@ -1,28 +1,31 @@
 """Devices: one CPU device against one a core, over which the batch is split."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from . import agreement, peers, shapes
 from .tables import Column, Table, milliseconds, percent
-from .timing import Run, interleaved, progress
+from .timing import Run, interleaved
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Measure every shape with more than one sequence, on one device and on all."""
     records: list[dict[str, Any]] = []
-    for shape in shapes.QUICK if run.quick else shapes.SHAPES:
+    chosen = shapes.QUICK if run.quick else shapes.SHAPES
+    for shape in chosen:
         mesh = peers.mesh_of(shape)
         if mesh is None:
             continue
-        progress(f"{shape}: devices")
+        run.progress(str(shape), shapes.done_before(shape, chosen))
         problem = peers.problem_of(shape)
-        one, split = peers.jlstm_peer(problem), peers.jlstm_peer(problem, mesh)
+        one = peers.jlstm_peer(problem)
+        split = peers.jlstm_peer(problem, mesh)._replace(gradient=one.gradient)  # which is compiled for one device
         agreement.check(one, [split])
         for kind in ("train", "forward"):
-            timings = interleaved({"one": getattr(one, kind), "split": getattr(split, kind)}, run.effort)
-            timings = {name: timing.per(shapes.STEPS) for name, timing in timings.items()}
+            timings = interleaved({"one": getattr(one, kind), "split": getattr(split, kind)}, run.effort, ran=True)
+            timings = {name: timing.per(shape.steps) for name, timing in timings.items()}
             ratio = timings["one"].seconds / timings["split"].seconds
             records.append(
                 {
@@ -47,4 +50,4 @@ def measure(run: Run) -> list[Table]:
     )
     devices = len(jax.local_devices())
     notes = () if devices > 1 else ("there is one device only, so there is nothing to compare",)
-    return [Table("devices", f"One CPU device against {devices}", columns, records, "shape", notes)]
+    yield Table("devices", f"One CPU device against {devices}", columns, records, "shape", notes)

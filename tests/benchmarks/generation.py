@@ -1,6 +1,6 @@
 """Writing text: `jlstm.sampling.generate`, which is one compiled loop, next to Python loops over a single step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jlstm.sampling import generate
 from . import agreement, machine, peers
 from .shapes import Shape
 from .tables import Column, Table, faster, microseconds, percent, target
-from .timing import Run, interleaved, progress
+from .timing import Run, interleaved
 
 LENGTH = 1024  # characters a call
 CHECKED = 20
@@ -34,13 +34,14 @@ class Loop(NamedTuple):
     read: Callable[[np.ndarray], Any]
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Measure each hidden size with one stream and with 64; all programs must give the same logits for a text first."""
     peak = machine.peak_flops().best
     records: list[dict[str, Any]] = []
-    for hidden, streams in QUICK_CASES if run.quick else CASES:
+    cases = QUICK_CASES if run.quick else CASES
+    for k, (hidden, streams) in enumerate(cases):
         case = f"{hidden}, {streams} stream{'s' if streams > 1 else ''}"
-        progress(f"generation: H={case}")
+        run.progress(f"H={case}", k / len(cases))
         shape = Shape("generation", B=streams, T=CHECKED, I=65, H=hidden, C=65)
         problem = peers.problem_of(shape, steps=1)
         loops = {"own step": jax_loop(peers.jlstm_network(problem), shape)}
@@ -90,7 +91,7 @@ def measure(run: Run) -> list[Table]:
         "whichever is the narrower.",
         *peers.missing_notes(),
     )
-    return [Table("generation", "Generation, a character", columns, records, "case", notes)]
+    yield Table("generation", "Generation, a character", columns, records, "case", notes)
 
 
 def _bound(name: str, hidden: int, streams: int) -> float:

@@ -1,6 +1,7 @@
 """Growth: how the training step, the gradient's memory and generation grow, one quantity at a time."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jlstm.sampling import generate
 from . import peers, shapes
 from .machine import in_fresh_process
 from .tables import Column, Table, megabytes, microseconds, milliseconds, number, target
-from .timing import Effort, Run, Timing, exponent, interleaved, progress
+from .timing import Effort, Run, Timing, exponent, interleaved
 
 SIZES = {
     "T": [25 * 2**k for k in range(7)],
@@ -23,7 +24,7 @@ SIZES = {
 QUICK_SIZES = {"T": [100, 200, 400], "B": [32, 64, 128], "H": [64, 128, 256]}
 LARGE = {"T": 200, "B": 64}  # from where a size is large
 WHOLE_RANGE, LARGE_RANGE = 1.15, 1.05  # the exponents that are aimed at
-EFFORT = Effort(rounds=7, seconds=40.0, least_rounds=3)
+EFFORT = Effort(rounds=7, seconds=15.0)
 STEPS = {False: shapes.STEPS, True: 2}  # training steps a call, quick or not
 
 LONG = shapes.Shape("long", B=16, T=10_000, I=1, H=256, C=65)
@@ -34,10 +35,11 @@ LENGTHS = [1024 * 2**k for k in range(7)]
 QUICK_LENGTHS = [1024, 4096]
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Measure all growths."""
-    steps, exponents = _training(run)
-    return [steps, exponents, _memory(run), _generation(run)]
+    yield from _training(run)
+    yield _memory(run)
+    yield _generation(run)
 
 
 def _training(run: Run) -> tuple[Table, Table]:
@@ -45,12 +47,14 @@ def _training(run: Run) -> tuple[Table, Table]:
     fits: list[dict[str, Any]] = []
     timings: dict[shapes.Shape, Timing] = {}
     effort = run.effort if run.quick else EFFORT
-    for quantity, sizes in (QUICK_SIZES if run.quick else SIZES).items():
+    growing = QUICK_SIZES if run.quick else SIZES
+    total = sum(map(len, growing.values()))
+    for quantity, sizes in growing.items():
         seconds = []
         for size in sizes:
             shape = shapes.BY_NAME["shakespeare"]._replace(name="growth", **{quantity: size})
             if shape not in timings:  # where the three quantities meet
-                progress(f"the training step: {shape}")
+                run.progress(f"the training step: {shape}", 0.7 * len(records) / total)
                 peer = peers.jlstm_peer(peers.problem_of(shape, STEPS[run.quick]), peers.mesh_of(shape))
                 timings[shape] = interleaved({"jlstm": peer.train}, effort)["jlstm"].per(STEPS[run.quick])
             timing = timings[shape]
@@ -90,8 +94,9 @@ def _memory(run: Run) -> Table:
     cases = [(base._replace(T=steps), None) for steps in (SIZES["T"][::6] if run.quick else SIZES["T"])]
     cases += [(LONG, SEGMENT)] if run.quick else [(LONG, None), (LONG, SEGMENT)]
     records = []
-    for shape, segment in cases:
-        progress(f"memory of the gradient: {shape}" + (f", in segments of {segment}" if segment else ""))
+    for k, (shape, segment) in enumerate(cases):
+        in_segments = f", in segments of {segment}" if segment else ""
+        run.progress(f"memory of the gradient: {shape}{in_segments}", 0.7 + 0.28 * k / len(cases))
         # Sizes that are planned tell enough where a whole run only repeats them.
         run_it = not (run.quick and shape is LONG)
         found = in_fresh_process(__name__, "gradient_memory", shape[1:], segment, run_it)
@@ -154,7 +159,7 @@ def _generation(run: Run) -> Table:
     params = jlstm.init_params(jax.random.key(0), config)
     records: list[dict[str, Any]] = []
     for length in QUICK_LENGTHS if run.quick else LENGTHS:
-        progress(f"growth: generation of {length:,} characters")
+        run.progress(f"generation of {length:,} characters", 0.98)
 
         def write(length: int = length) -> np.ndarray:
             return generate(params, [[0]], length, config, key=jax.random.key(0))

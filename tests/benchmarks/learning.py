@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from jlstm import LSTMNetwork
 
 from .tables import Column, Table, number, target
-from .timing import Run, progress
+from .timing import Run
 
 HIDDEN = 250
 RATE = {"learning_rate": 0.01, "decay_rate": 0.00001}
@@ -74,19 +74,22 @@ SINE_SEEN = 10  # before so many numbers nobody could know the sine's phase
 SINE_EPOCHS, SINE_SEQUENCES, SINE_STEPS, SINE_STEP, SIGMA, SINE_SEEDS, SINE_BOUND = 100, 100, 50, 0.3, 0.1, 3, 1.15
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Train every task with every seed."""
-    records = []
-    for name, task in list(PROGRESSIONS.items())[: 1 if run.quick else None]:
+    records: list[dict[str, Any]] = []
+    tasks = list(PROGRESSIONS.items())[: 1 if run.quick else None]
+    for name, task in tasks:
+        run.progress(name, len(records) / (len(tasks) + 1))
         questions = task.modulus * (task.longest - task.shortest + 1)
         seeds = range(1 if run.quick else task.seeds)
-        scores, seconds = zip(*(_timed(name, seed, answers_right, task) for seed in seeds), strict=True)
+        scores, seconds = zip(*(_timed(seed, answers_right, task) for seed in seeds), strict=True)
         worst = 100 * min(scores) / questions
         record = {"task": name, "questions": f"{questions:,} of {task.shortest}–{task.longest}", "seeds": len(seeds)}
         record |= {"scores": scores, "worst": f"{worst:.1f} %", "seconds": statistics.mean(seconds)}
         records.append(record | {"target": target(worst, task.bound)})
     seeds = range(1 if run.quick else SINE_SEEDS)
-    errors, seconds = zip(*(_timed("noisy sine", seed, sine_error) for seed in seeds), strict=True)
+    run.progress("noisy sine", len(records) / (len(tasks) + 1))
+    errors, seconds = zip(*(_timed(seed, sine_error) for seed in seeds), strict=True)
     record = {"task": "noisy sine", "questions": "RMS error / sigma", "seeds": len(seeds), "scores": errors}
     record |= {"worst": f"{max(errors):.3f}", "seconds": statistics.mean(seconds)}
     records.append(record | {"target": target(max(errors), SINE_BOUND, at_most=True)})
@@ -107,11 +110,10 @@ def measure(run: Run) -> list[Table]:
         "after them. The sine's next value has noise of sigma, so 1 is the least; it counts after the first "
         f"{SINE_SEEN}, before which its phase can't be known.",
     )
-    return [Table("learning", "Learning with the documented arguments", columns, records, notes=notes)]
+    yield Table("learning", "Learning with the documented arguments", columns, records, notes=notes)
 
 
-def _timed(name: str, seed: int, train: Callable[..., float], *task: Any) -> tuple[float, float]:
-    progress(f"learning: {name}, seed {seed}")
+def _timed(seed: int, train: Callable[..., float], *task: Any) -> tuple[float, float]:
     began = time.perf_counter()
     return train(seed, *task), time.perf_counter() - began
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,18 +17,19 @@ from jlstm.training import adam
 
 from . import agreement, peers, shapes
 from .tables import Column, Table, number, percent, target
-from .timing import Run, Timing, interleaved, least, progress
+from .timing import Run, Timing, interleaved, least
 
 LEAST_SEQUENCES = 150  # what an epoch has, as in the documented example, where ten batches are fewer
 SECONDS = {False: 1.5, True: 0.3}  # what a call of `train` takes, quick or not
 KEPT = 0.9
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Measure `train` and `predict` at every shape."""
     records: list[dict[str, Any]] = []
-    for shape in shapes.QUICK if run.quick else shapes.SHAPES:
-        progress(f"{shape}: LSTMNetwork.train and predict")
+    chosen = shapes.QUICK if run.quick else shapes.SHAPES
+    for shape in chosen:
+        run.progress(str(shape), shapes.done_before(shape, chosen))
         records += _training(shape, run) + _predicting(shape, run)
     columns = (
         Column("shape", "shape", right=False),
@@ -41,11 +43,11 @@ def measure(run: Run) -> list[Table]:
     )
     notes = (
         "train: batches of B, the class's own optimiser, checks and shuffles and reports included; its step: "
-        f"{shapes.STEPS} of `trainer`'s in one compiled call.",
+        f"{shapes.STEPS} of `trainer`'s in one compiled call, {shapes.LARGE_STEPS} at wide.",
         "predict: one call on B sequences; its step: the compiled `forward` at just that shape; both "
         "from NumPy to NumPy.",
     )
-    return [Table("class", "The class against the bare step, sequences a second", columns, records, "shape", notes)]
+    yield Table("class", "The class against the bare step, sequences a second", columns, records, "shape", notes)
 
 
 def _training(shape: shapes.Shape, run: Run) -> list[dict[str, Any]]:
@@ -61,22 +63,22 @@ def _training(shape: shapes.Shape, run: Run) -> list[dict[str, Any]]:
     call = jax.jit(split_batch(scan, mesh, (P(), split, split), P()))
     state, data = replicate((init(problem.params, jax.random.key(0)), (problem.xs, problem.ys)), mesh)
 
-    def ten_steps() -> None:
+    def some_steps() -> None:
         nonlocal state
         state = jax.block_until_ready(call(state, *data))[0]
 
     steps = max(shapes.STEPS, math.ceil(LEAST_SEQUENCES / shape.B))
     xs, ys = shapes.draw_data(shape, steps)
     X, Y = xs.reshape(-1, shape.T, shape.I), ys.reshape(-1, shape.T)
-    calls = steps / shapes.STEPS  # of the bare step in an epoch
-    epochs = math.ceil(SECONDS[run.quick] / (calls * least(ten_steps, samples=2)))
+    calls = steps / shape.steps  # of the bare step in an epoch
+    epochs = math.ceil(SECONDS[run.quick] / (calls * least(some_steps, samples=1)))
     network = jlstm.LSTMNetwork(shape.I, shape.H, shape.C, batch_size=shape.B, progress=False)
     programs = {
         "class": lambda: network.train(X, Y, epochs=epochs, learning_rate=peers.LEARNING_RATE),
-        "bare": lambda: [ten_steps() for _ in range(round(calls * epochs))],
+        "bare": lambda: [some_steps() for _ in range(round(calls * epochs))],
     }
     timings = interleaved(programs, run.effort)
-    bare_sequences = round(calls * epochs) * shapes.STEPS * shape.B
+    bare_sequences = round(calls * epochs) * shape.steps * shape.B
     return [_record(shape, "train", timings, {"class": epochs * len(X), "bare": bare_sequences})]
 
 

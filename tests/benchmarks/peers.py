@@ -2,7 +2,7 @@
 
 Every one starts from the weights of the same `Problem`, reads the same batches, and makes the same mean softmax
 cross-entropy small with Adam at 0.001. A JAX library's network is given as pure functions, a `Network`; `jax_peer`
-makes ten compiled steps a call out of them, on one device or with the batch split over several.
+makes many compiled steps a call out of them, on one device or with the batch split over several.
 """
 
 import functools
@@ -26,7 +26,7 @@ from jlstm.devices import AXIS, mesh_for, replicate, split_batch
 from jlstm.model import step as jlstm_step
 
 from .machine import THREADS
-from .shapes import STEPS, Shape, draw_data
+from .shapes import Shape, draw_data
 
 LEARNING_RATE = 1e-3
 
@@ -49,11 +49,11 @@ class Problem(NamedTuple):
     ys: np.ndarray
 
 
-def problem_of(shape: Shape, steps: int = STEPS, seed: int = 0) -> Problem:
-    """Draw weights and data."""
+def problem_of(shape: Shape, steps: int | None = None, seed: int = 0) -> Problem:
+    """Draw weights and data, of `shape.steps` steps by default."""
     config = jlstm.LSTMConfig(shape.I, shape.H, shape.C)
     params = jax.tree.map(np.asarray, jlstm.init_params(jax.random.key(seed), config))
-    return Problem(shape, config, params, *draw_data(shape, steps, seed))
+    return Problem(shape, config, params, *draw_data(shape, steps or shape.steps, seed))
 
 
 class Peer(NamedTuple):
@@ -99,13 +99,14 @@ def mesh_of(shape: Shape) -> Mesh | None:
 
 
 def jlstm_peer(problem: Problem, mesh: Mesh | None = None) -> Peer:
-    """Ten of `jlstm.trainer`'s steps in one compiled call."""
+    """Many of `jlstm.trainer`'s steps in one compiled call."""
     config = problem.config
     init, step = jlstm.trainer(config, optax.adam(LEARNING_RATE), axis_name=AXIS if mesh else None)
 
     def scores(params: jlstm.ModelParams, xs: Array) -> Array:
         return jlstm.forward(params, xs, config)[0]
 
+    @functools.cache
     def gradient() -> tuple[Array, jlstm.ModelParams]:
         return jax.jit(jax.value_and_grad(jlstm.loss_fn))(problem.params, problem.xs[0], problem.ys[0], config)
 
@@ -135,7 +136,7 @@ def jlstm_network(problem: Problem) -> Network:
 
 
 def jax_peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
-    """A JAX library's network in the usual training step, ten of them in one compiled call."""
+    """A JAX library's network in the usual training step, many of them in one compiled call."""
     network = NETWORKS[name](problem)
     optimizer = optax.adam(LEARNING_RATE)
 
@@ -150,6 +151,7 @@ def jax_peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
+    @functools.cache
     def gradient() -> tuple[Array, jlstm.ModelParams]:
         loss, grads = jax.jit(jax.value_and_grad(loss_fn))(network.params, problem.xs[0], problem.ys[0])
         return loss, network.unpack(grads)

@@ -1,10 +1,13 @@
 """The shapes that are measured and their data; with NumPy alone, so that it imports nothing that is to be timed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 STEPS = 10  # training steps, or forward passes, in one compiled call
+LARGE_STEPS = 5  # in a call at a shape whose steps are LARGE
+LARGE = 2e10  # flops of a training step
 
 
 class Shape(NamedTuple):
@@ -30,6 +33,11 @@ class Shape(NamedTuple):
         """Those of a training step: the backward pass has two products for each of the forward pass."""
         return 3 * self.forward_flops
 
+    @property
+    def steps(self) -> int:
+        """How many steps one compiled call has, the same for all programs."""
+        return LARGE_STEPS if self.training_flops > LARGE else STEPS
+
 
 SHAPES = (
     Shape("online", B=1, T=10, I=1, H=250, C=50),
@@ -40,6 +48,13 @@ SHAPES = (
 )
 BY_NAME = {shape.name: shape for shape in SHAPES}
 QUICK = (BY_NAME["shakespeare"],)
+_PARTS = {"online": 1, "progression": 1, "shakespeare": 2, "char-rnn": 2, "wide": 4}  # of the time that all take
+
+
+def done_before(shape: Shape, shapes: Sequence[Shape]) -> float:
+    """Return which part of the time that `shapes` take is over when `shape` begins."""
+    parts = [_PARTS[one.name] for one in shapes]
+    return sum(parts[: shapes.index(shape)]) / sum(parts)
 
 
 def draw_data(shape: Shape, batches: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,23 +5,26 @@ What is measured runs in processes of its own, so nothing is imported here that 
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from . import shapes
 from .machine import in_fresh_process
 from .tables import Column, Table, milliseconds, number, target
-from .timing import Run, progress
+from .timing import Run
 
 SECONDS = 3.0
+STARTS = 3  # at each shape
 
 
-def measure(run: Run) -> list[Table]:
+def measure(run: Run) -> Iterator[Table]:
     """Start anew for each shape, several times."""
     records: list[dict[str, Any]] = []
     imports: list[dict[str, Any]] = []
-    for shape in shapes.QUICK if run.quick else shapes.SHAPES:
-        progress(f"{shape}: starting")
-        starts = [in_fresh_process(__name__, "start", shape.name) for _ in range(1 if run.quick else 5)]
+    chosen = shapes.QUICK if run.quick else shapes.SHAPES
+    for k, shape in enumerate(chosen):
+        run.progress(str(shape), k / len(chosen))
+        starts = [in_fresh_process(__name__, "start", shape.name) for _ in range(1 if run.quick else STARTS)]
         medians = {key: statistics.median(one[key] for one in starts) for key in starts[0]}
         imports += starts
         met = target(medians["first step"], SECONDS, at_most=True)
@@ -51,10 +54,8 @@ def measure(run: Run) -> list[Table]:
             ("of which import optax", "import optax"),
         )
     ]
-    return [
-        Table("import", "Importing", import_columns, import_records),
-        Table("starting", "Starting: the first step and the first predictions", columns, records, notes=notes),
-    ]
+    yield Table("import", "Importing", import_columns, import_records)
+    yield Table("starting", "Starting: the first step and the first predictions", columns, records, notes=notes)
 
 
 def start(name: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What there is to measure: a name, the module that does it, and in which settings."""
 
 import importlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .tables import Table
@@ -11,30 +12,37 @@ class Subject(NamedTuple):
     """A subject.
 
     Attributes:
-        module: the module whose `measure(run)` returns its tables, imported where it is measured.
+        module: the module whose `measure(run)` yields its tables, imported where it is measured.
         about: what it is, in a few words.
+        minutes: what it takes, on two cores with nothing else to do, in each of its settings.
         allocators: the settings of `machine.ALLOCATORS` it is measured in.
         devices: whether its process has one JAX device a core.
     """
 
     module: str
     about: str
+    minutes: tuple[float, ...]
     allocators: tuple[str, ...] = ("as it comes",)
     devices: bool = True
 
-    def measure(self, run: Run) -> list[Table]:
+    def measure(self, run: Run) -> Iterable[Table]:
         """Measure it in this process."""
         return importlib.import_module(f".{self.module}", __package__).measure(run)
 
 
 SUBJECTS = {
     "steps": Subject(
-        "steps", "the training step and the forward pass next to every peer", ("as it comes", "threshold raised")
+        "steps",
+        "the training step and the forward pass next to every peer",
+        (8.0, 2.0),
+        ("as it comes", "threshold raised"),
     ),
-    "class": Subject("network", "LSTMNetwork's train and predict next to the bare step"),
-    "generation": Subject("generation", "writing text"),
-    "starting": Subject("starting", "imports, the first step, new lengths", devices=False),
-    "growth": Subject("growth", "how time and memory grow with T, B and H"),
-    "devices": Subject("devices", "one CPU device against one a core"),
-    "learning": Subject("learning", "what the defaults learn", devices=False),
+    "class": Subject("network", "LSTMNetwork's train and predict next to the bare step", (4.0,)),
+    "generation": Subject("generation", "writing text", (2.5,)),
+    "language-model": Subject("language_model", "training, writing and evaluating at two layers of 256", (1.0,)),
+    "starting": Subject("starting", "imports, the first step, new lengths", (1.5,), devices=False),
+    "growth": Subject("growth", "how time and memory grow with T, B and H", (6.0,)),
+    "devices": Subject("devices", "one CPU device against one a core", (2.0,)),
+    "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
 }
+QUICK_PART = 0.1  # of a subject's minutes, roughly

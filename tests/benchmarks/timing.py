@@ -15,11 +15,14 @@ LEAST_SECONDS = 0.05  # what a sample takes at the least; shorter calls are repe
 REST_SECONDS = 0.01  # between samples: threads that wait in a loop for more work give up and leave the cores
 
 
+LONG_SECONDS, LONG_ROUNDS = 5.0, 3  # a call that takes longer is in so many rounds only
+
+
 class Effort(NamedTuple):
     """How much trouble to take: the rounds that are wanted, what they may take, and the rounds that must be."""
 
     rounds: int = 11
-    seconds: float = 120.0
+    seconds: float = 30.0
     least_rounds: int = 5
 
 
@@ -50,26 +53,38 @@ class Timing(NamedTuple):
         return Timing(self.seconds / units, self.spread, tuple(sample / units for sample in self.samples))
 
 
-def interleaved(programs: Mapping[str, Callable[[], Any]], effort: Effort) -> dict[str, Timing]:
+def interleaved(programs: Mapping[str, Callable[[], Any]], effort: Effort, *, ran: bool = False) -> dict[str, Timing]:
     """Time programs in turn (a b c, a b c, ...), so that what disturbs the machine disturbs all alike.
+
+    Rounds end when the time is spent or there are enough, but not before there are as many as there must be.
 
     Args:
         programs: callables without arguments that return when their work is done.
-        effort: how many rounds.
+        effort: how many rounds, in how much time.
+        ran: whether all of them ran before, so that nothing is left to be compiled.
 
     Returns:
         The time of one call of each program.
     """
-    for program in programs.values():
-        program()
-    once = {name: _sample(program, 1) for name, program in programs.items()}
-    repeats = max(1, math.ceil(LEAST_SECONDS / min(once.values())))
-    rounds = int(effort.seconds / (repeats * sum(once.values())))
-    rounds = max(effort.least_rounds, min(effort.rounds, rounds))
-    samples = {name: [seconds] if repeats == 1 else [] for name, seconds in once.items()}
-    for _ in range(rounds - (repeats == 1)):
-        for name, program in programs.items():
-            samples[name].append(_sample(program, repeats))
+    gc.collect()
+    gc.freeze()  # what was imported need not be looked through again at each sample
+    try:
+        if not ran:
+            for program in programs.values():
+                program()
+        began = time.perf_counter()
+        samples = {name: [_sample(program, 1)] for name, program in programs.items()}
+        once = {name: seconds for name, (seconds,) in samples.items()}
+        repeats = {name: math.ceil(LEAST_SECONDS / seconds) or 1 for name, seconds in once.items()}
+        samples = {name: samples[name] if repeats[name] == 1 else [] for name in programs}
+        done = 1 if all(samples.values()) else 0
+        while done < effort.rounds and (done < effort.least_rounds or time.perf_counter() - began < effort.seconds):
+            for name, program in programs.items():
+                if once[name] < LONG_SECONDS or done < LONG_ROUNDS:
+                    samples[name].append(_sample(program, repeats[name]))
+            done += 1
+    finally:
+        gc.unfreeze()
     return {name: Timing.of(times) for name, times in samples.items()}
 
 
@@ -104,22 +119,28 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return statistics.linear_regression(np.log(sizes).tolist(), np.log(seconds).tolist()).slope
 
 
-def progress(text: str) -> None:
-    """Say on standard error what is being measured."""
-    print(f"  {time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
-
-
 class Run(NamedTuple):
     """What a subject must know of the run that it is part of.
 
     Attributes:
         quick: whether fewer shapes, sizes and seeds do.
         allocator: one of `machine.ALLOCATORS`.
+        minutes: what this subject should take.
+        after: what the subjects behind it should take, in minutes.
+        pace: how much longer than they should the subjects before it took.
     """
 
     quick: bool = False
     allocator: str = "as it comes"
+    minutes: float = 0.0
+    after: float = 0.0
+    pace: float = 1.0
 
     @property
     def effort(self) -> Effort:
         return QUICK if self.quick else Effort()
+
+    def progress(self, text: str, done: float) -> None:
+        """Say on standard error what is measured next, where `done` of 1 of this subject is, and what time is left."""
+        left = self.pace * ((1 - done) * self.minutes + self.after)
+        print(f"  {time.strftime('%H:%M:%S')}  about {left:.1f} min left  {text}", file=sys.stderr, flush=True)
