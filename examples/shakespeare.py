@@ -7,15 +7,16 @@ shakespeare.py documented             the documented network, which reads each c
 """
 
 import argparse
+import contextlib
 import os
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
-
-import numpy as np
 
 from jlstm import CharLM, LSTMNetwork, Windows
 from jlstm.devices import use_cpu_cores
+from jlstm.language_model import encode
 
 URL = "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"
 MODEL, DOCUMENTED = Path("shakespeare.npz"), Path("documented.npz")
@@ -29,18 +30,18 @@ BEST = {"hidden_size": 512, "dropout": 0.5, "epochs": 40, "check_every": 2}
 def read_text(path: Path | None) -> str:
     """Read the text from a file, or Shakespeare's from the cache folder, where it is downloaded to once."""
     if path is None:
-        path = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jlstm" / "shakespeare.txt"
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jlstm" / "shakespeare.txt"
         if not path.exists():
             print(f"Downloading {URL} to {path} (1.1 MB, once)")
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with urllib.request.urlopen(URL, timeout=30) as response:
                     content = response.read()
-            except OSError as error:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = path.with_suffix(".part")
+                unfinished.write_bytes(content)
+                unfinished.replace(path)
+            except (OSError, HTTPException) as error:
                 raise SystemExit(f"The download failed ({error}). Give a text of your own with --text FILE.") from None
-            unfinished = path.with_suffix(".part")
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,27 +77,33 @@ def train(options: argparse.Namespace) -> float:
     given = {"hidden_size": options.hidden, "layers": options.layers, "dropout": options.dropout}
     given |= {"epochs": options.epochs, "streams": options.streams, "window": options.window}
     settings = settings | {name: value for name, value in given.items() if value is not None}
+    check_new(options.model)
     print(f"{len(text):,} characters, {len(set(text))} distinct ones: {len(training):,} to train, the rest to validate")
     if options.curve:
-        pyplot()  # missing, it should be missed now and not in half an hour
+        try:
+            draw([], options.curve)  # what is wrong with it should be said now and not in half an hour
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--curve: {error}") from None
     checks, prompt = [], "\n" if "\n" in text else text[0]
 
     def show(model, check):
         checks.append(check)
-        if check.best:
-            model.save(options.model)
         print(
             f"{check.seconds:5.0f} s, epoch {check.epoch:g}: training {check.loss:.4f}, validation "
-            f"{check.validation.nats:.4f} nats a character" + (", the best so far, saved" if check.best else "")
+            f"{check.validation.nats:.4f} nats a character" + (", the best so far" if check.best else "")
         )
+        if check.best:
+            keep(model, options.model)
         print(f"    {model.generate(prompt, 120, temperature=0.8, seed=options.seed)!r}", flush=True)
         if options.curve:
-            draw(checks, options.curve)
+            with contextlib.suppress(OSError):  # a full disk ends no training
+                draw(checks, options.curve)
 
     try:
         model = CharLM.train(training, validation=validation, callback=show, seed=options.seed, **settings)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"shakespeare.py train: {error}") from None
+    keep(model, options.model)
     print(f"\n{model.generate(prompt, 500, temperature=0.8, seed=options.seed)}\n")
     loss = report("validation", model, validation)
     print(f"{time.perf_counter() - began:.0f} s in all; the model is in {options.model}")
@@ -107,12 +114,14 @@ def sample(options: argparse.Namespace) -> None:
     model = load(options.model)
     choice = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p, "stop": options.stop}
     try:
-        print(options.prompt, end="")
-        for piece in model.stream(options.prompt, options.length, seed=options.seed, **choice):
-            print(piece, end="", flush=True)
-        print()
+        pieces = model.stream(options.prompt, options.length, seed=options.seed, **choice)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"shakespeare.py sample: {error}") from None
+    print(options.prompt, end="")
+    with contextlib.suppress(KeyboardInterrupt):
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    print()
 
 
 def evaluate(options: argparse.Namespace) -> float:
@@ -126,12 +135,12 @@ def evaluate(options: argparse.Namespace) -> float:
 def documented(options: argparse.Namespace) -> float:
     """Train the documented network: one number a character, 128 hidden units, windows of 100 characters."""
     text = read_text(options.text)
+    check_new(options.model)
     vocabulary = "".join(sorted(set(text)))
-    ids = np.array([vocabulary.index(character) for character in text])
     training, validation = split(text)
     if len(training) <= 100:
-        raise SystemExit(f"--text: expected at least 112 characters, got {len(text)}")
-    windows = Windows(ids[: len(training)], 100, 15 if options.quick else 1)
+        raise SystemExit(f"--text: expected at least 113 characters, got {len(text)}")
+    windows = Windows(encode("text", training, vocabulary), 100, 15 if options.quick else 1)
     network = LSTMNetwork(1, 128, len(vocabulary), apply_softmax=True, seed=options.seed)
 
     def model():
@@ -140,11 +149,30 @@ def documented(options: argparse.Namespace) -> float:
     def show():
         print(repr(model().generate(text[:5], 60)), flush=True)
 
-    network.train(windows, epochs=options.epochs or 1, learning_rate=0.01, periodic_callback=show)
-    model().save(options.model)
+    try:
+        network.train(windows, epochs=options.epochs, learning_rate=0.01, periodic_callback=show)
+    except KeyboardInterrupt:
+        print("stopped early")
+    keep(model(), options.model)
     loss = report("validation", model(), validation)
     print(f"the model is in {options.model}")
     return loss
+
+
+def check_new(path: Path) -> None:
+    """Refuse a file that is there, or a folder that is not, before anything is trained."""
+    if path.exists():
+        raise SystemExit(f"--model: expected a new file, got {path}, which exists; move it, or give another name")
+    if not path.absolute().parent.is_dir():
+        raise SystemExit(f"--model: expected a file in a folder that exists, got {path}")
+
+
+def keep(model: CharLM, path: Path) -> None:
+    """Save a model; a full disk ends no training."""
+    try:
+        model.save(path)
+    except OSError as error:
+        print(f"The model could not be saved: {error}")
 
 
 def load(path: Path) -> CharLM:
@@ -177,8 +205,10 @@ def draw(checks: list, path: Path) -> None:
     axes.set(xlabel="minutes", ylabel="nats a character")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    finally:
+        plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> float | None:
@@ -188,7 +218,8 @@ def main(arguments: list[str] | None = None) -> float | None:
     def command(function, **defaults):
         made = commands.add_parser(function.__name__, help=defaults.pop("help"))
         made.set_defaults(function=function)
-        made.add_argument("--seed", type=natural, default=0, help="another seed, another result (default 0)")
+        if function is not evaluate:
+            made.add_argument("--seed", type=natural, default=0, help="another seed, another result (default 0)")
         return made
 
     made = command(train, help="learn a text")
@@ -218,7 +249,7 @@ def main(arguments: list[str] | None = None) -> float | None:
     made = command(documented, help="learn with the documented network, which reads one number a character")
     made.add_argument("--text", type=Path, help="the text to learn (default: Shakespeare's, downloaded once)")
     made.add_argument("--model", type=Path, default=DOCUMENTED, help=f"where to keep it (default {DOCUMENTED})")
-    made.add_argument("--epochs", type=natural, metavar="N", help="how often to go through all windows (default 1)")
+    made.add_argument("--epochs", type=natural, default=1, help="how often to go through all windows (default 1)")
     made.add_argument("--quick", action="store_true", help="a minute: every fifteenth window only")
 
     options = parser.parse_args(arguments)

@@ -3,9 +3,9 @@
 from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
 from jlstm.data import Batch, Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
-from jlstm.language_model import CharLM
+from jlstm.language_model import CharLM, Checked
 from jlstm.losses import cross_entropy, loss_fn, mse
-from jlstm.model import LSTMConfig, ModelParams, Readout, forward, init_params
+from jlstm.model import LSTMConfig, ModelParams, Readout, forward, init_params, step, zero_state
 from jlstm.network import History, LSTMNetwork
 from jlstm.sampling import generate, stream
 from jlstm.training import Trainer, TrainState, trainer
@@ -18,6 +18,7 @@ __all__ = [
     "Batch",
     "Cell",
     "CharLM",
+    "Checked",
     "History",
     "LSTMConfig",
     "LSTMNetwork",
@@ -38,7 +39,9 @@ __all__ = [
     "loss_fn",
     "lstm_cell",
     "mse",
+    "step",
     "stream",
     "trainer",
     "unroll",
+    "zero_state",
 ]

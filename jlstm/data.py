@@ -17,6 +17,7 @@ __all__ = [
     "as_batch",
     "as_predictions",
     "as_sequences",
+    "check_scores_ids",
     "check_text",
     "class_ids",
     "count",
@@ -196,11 +197,11 @@ def inputs_of(ids: Array, config: LSTMConfig) -> Array:
     """Return what a network reads for class ids: with one feature the number `id / output_size`, else ids themselves.
 
     Args:
-        ids: `[batch, time]` integers.
+        ids: `[batch, time]` or `[batch]` integers.
         config: the network.
 
     Returns:
-        `[batch, time, 1]` floats, or `ids`, which stand for one-hot vectors.
+        Floats of the shape of `ids` with an axis of 1 behind it, or `ids`, which stand for one-hot vectors.
 
     Example:
         >>> inputs_of(jnp.array([[1, 2]]), LSTMConfig(input_size=1, hidden_size=8, output_size=4)).tolist()
@@ -326,19 +327,22 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
 
 def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> Windows | Streams:
     """Return a text that fits the network, or raise a ValueError that says what does not fit."""
-    kind = type(text).__name__
-    if config.loss != "cross_entropy":
-        raise ValueError(f"{name}: {kind} are of class ids and need loss='cross_entropy', got {config.loss!r}")
-    if isinstance(text, Streams) and config.target != "each":
-        raise ValueError(f"{name}: Streams have a target for each step and need target='each', got {config.target!r}")
-    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
-        raise ValueError(
-            f"{name}: {kind} need a network with input_size 1 (it reads id / output_size) or {config.output_size} "
-            f"(its output_size: one-hot), got input_size {config.input_size}"
-        )
+    check_scores_ids(config, name, each=isinstance(text, Streams))
     if text.ids.max() >= config.output_size:
         raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {text.ids.max()}")
     return text
+
+
+def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = True) -> None:
+    """Raise a ValueError unless the network reads class ids and scores the next one, at each step or at the last."""
+    if config.loss != "cross_entropy":
+        raise ValueError(f"{name}: class ids need a network with loss='cross_entropy', got {config.loss!r}")
+    if each and config.target != "each":
+        raise ValueError(f"{name}: a score at each step needs a network with target='each', got {config.target!r}")
+    classes = config.output_size
+    if config.input_size != classes and (config.input_size, config.inputs) != (1, "features"):
+        expected = f"one feature (it reads id / output_size) or input_size = output_size = {classes}"
+        raise ValueError(f"{name}: class ids need a network with {expected}, got {config.input_size} {config.inputs}")
 
 
 def finite_numbers(name: str, value: Any) -> np.ndarray:

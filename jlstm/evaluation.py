@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jlstm.data import class_ids, inputs_of
+from jlstm.data import check_scores_ids, class_ids, inputs_of
 from jlstm.devices import replicate
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state
@@ -21,7 +21,7 @@ class TextLoss(NamedTuple):
     """The loss over a text.
 
     Attributes:
-        nats: the mean over all characters but the first of -log p(character | all characters before it).
+        nats: the mean over characters of -log p(character | the characters before it that were read).
         characters: how many characters that mean is over.
 
     Example:
@@ -56,7 +56,8 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
         The `TextLoss`; the windows' sums are added in float64.
 
     Raises:
-        TypeError, ValueError: `ids` are not class ids `[characters]` of the network, or fewer than two.
+        TypeError, ValueError: `ids` are not class ids `[characters]` of the network, or fewer than two; or the network
+            scores no ids, or does not read them.
 
     Example:
         >>> from jlstm.model import init_params
@@ -64,6 +65,7 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
         >>> evaluate_text(init_params(jax.random.key(0), config), np.arange(3000) % 5, config).characters
         2999
     """
+    check_scores_ids(config)
     ids = class_ids("ids", ids, config.output_size)
     if ids.ndim != 1 or len(ids) < 2:
         raise ValueError(f"ids: expected at least two, [characters], got shape {ids.shape}")

@@ -5,7 +5,6 @@ of your own, `check` checks any loss. Floats of 64 bits are on only inside a che
 """
 
 import argparse
-import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -208,7 +207,7 @@ def _gradient(loss: Callable[..., Array], params: Any, data: tuple) -> list[np.n
     return [np.asarray(array, np.float64) for array in jax.tree.leaves(_grad(loss, params, data))]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit(static_argnums=0)
 def _grad(loss: Callable[..., Array], params: Any, data: tuple) -> Any:
     return jax.grad(loss)(params, *data)
 
@@ -231,7 +230,7 @@ def _finite_differences(
     return tried, slopes, direction, slope
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit(static_argnums=0)
 def _central_differences(
     loss: Callable[..., Array], params: Any, data: tuple, direction: Array, coordinates: Array, steps: Array
 ) -> Array:

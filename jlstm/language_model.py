@@ -1,6 +1,8 @@
 """`CharLM`: a character language model, text in and text out, a thin shell over the pure functions."""
 
+import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -12,7 +14,7 @@ import optax
 from jax import Array
 
 from jlstm import checkpoint, sampling
-from jlstm.data import Streams, Windows
+from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
 from jlstm.progress import Progress
@@ -23,7 +25,7 @@ __all__ = ["CharLM", "Checked", "decode", "encode"]
 WARMUP_STEPS = 200
 LAST_RATE = 0.02  # the learning rate ends at this part of its highest
 AVERAGED = 0.1  # over about this part of the training's last steps the weights are averaged
-WINDOWS_AT_ONCE = 64
+STEPS_AT_ONCE = 2**14  # of windows that are evaluated together, so that memory does not grow with their length
 
 
 class Checked(NamedTuple):
@@ -53,6 +55,9 @@ class CharLM:
         config: the network.
         vocabulary: its characters; the k-th is class id k.
 
+    Raises:
+        TypeError, ValueError: the network scores no class ids, or `vocabulary` has not one character for each.
+
     Example:
         >>> text = "to be or not to be, " * 10
         >>> model = CharLM.train(text, hidden_size=32, dropout=0, epochs=50, streams=1, window=20, progress=False)
@@ -63,6 +68,14 @@ class CharLM:
     params: ModelParams
     config: LSTMConfig
     vocabulary: str
+
+    def __post_init__(self) -> None:
+        check_scores_ids(self.config)
+        if len(set(_text("vocabulary", self.vocabulary))) != len(self.vocabulary):
+            raise ValueError(f"vocabulary: expected each character once, got {self.vocabulary!r}")
+        if len(self.vocabulary) != self.config.output_size:
+            expected = f"output_size = {self.config.output_size} characters"
+            raise ValueError(f"vocabulary: expected {expected}, got {len(self.vocabulary)}")
 
     @classmethod
     def train(
@@ -86,9 +99,10 @@ class CharLM:
         """Train a model on a text by truncated backpropagation through time, the state carried from window to window.
 
         The optimiser is AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) behind clipping of
-        the gradient's norm at 1. The learning rate rises over 200 steps and falls as a cosine to a fiftieth. The model
-        has the average of the weights over the last tenth of the steps or so (Polyak and Juditsky, "Acceleration of
-        Stochastic Approximation by Averaging", 1992). Ctrl-C ends the training early and returns what was learned.
+        the gradient's norm at 1. The learning rate rises over 200 steps, or half of them all, and falls as a cosine to
+        a fiftieth. The model has the average of the weights over the last tenth of the steps or so (Polyak and
+        Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992). Ctrl-C ends the training early and
+        returns what was learned.
 
         Args:
             text: what to learn; its characters, together with those of `validation`, are the vocabulary.
@@ -102,7 +116,7 @@ class CharLM:
             streams: as how many parallel streams the text is read.
             window: over how many characters the gradient reaches back.
             seed: of the parameters, of where the streams start, and of dropout.
-            callback: called with the model and a `Checked` at every check.
+            callback: called with the model and a `Checked` at every check; an error in it ends the training.
             check_every: from one check to the next, in epochs; the last epoch is always checked.
             progress: whether to show the progress on standard error.
 
@@ -111,7 +125,8 @@ class CharLM:
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type or value; the message names it.
-            FloatingPointError: the loss became NaN.
+            FloatingPointError: the loss became NaN before the first check; after it there is a warning, and the best
+                model is returned.
         """
         vocabulary = "".join(sorted({*_text("text", text), *_text("validation", validation or "")}))
         data = _streams(text, vocabulary, streams, window)
@@ -126,19 +141,20 @@ class CharLM:
         schedule = Schedule(real_number("learning_rate", learning_rate), 0.0, 0, 0.0, float(data.windows), float(steps))
         key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
 
-        began, best, lowest, checked = time.perf_counter(), None, np.inf, 0.0
-        shown = Progress(epochs, steps // epochs * streams * window, "characters") if progress else None
+        began, best, lowest, latest, checked = time.perf_counter(), None, np.inf, None, 0.0
+        shown = Progress(epochs, data.windows * data.streams * data.length, "characters") if progress else None
 
         def check(report: Report) -> None:
-            nonlocal best, lowest, checked
-            checked = report.epoch + report.part
+            nonlocal best, lowest, latest, checked
             model = cls(average_of(report.state.opt_state), config, vocabulary)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
             is_best = loss is None or loss.nats < lowest
             if is_best:
                 best, lowest = model, np.inf if loss is None else loss.nats
+            checked = report.epoch + report.part
+            latest = None if loss is None else loss.nats
             if shown:
-                shown.update(checked, report.loss, None if loss is None else loss.nats)
+                shown.update(checked, report.loss, latest)
             if callback:
                 if shown:
                     shown.clear()
@@ -161,17 +177,21 @@ class CharLM:
                 if report.part == 1 and (done % check_every == 0 or done == epochs):
                     check(report)
                 elif shown:
-                    shown.update(done, report.loss, None if lowest == np.inf else lowest)
+                    shown.update(done, report.loss, latest)
+        except FloatingPointError as error:
+            if best is None:
+                raise
+            warnings.warn(f"{error}. The model is the best of the checks before", stacklevel=2)
         except KeyboardInterrupt:
             if report is None:
                 raise
-            if report.epoch + report.part > checked:
-                check(report)
+            with contextlib.suppress(KeyboardInterrupt):  # a second one ends the check, and loses nothing either
+                if report.epoch + report.part > checked:
+                    check(report)
         finally:
             if shown:
                 shown.close()
-        assert best is not None
-        return best
+        return best or cls(average_of(report.state.opt_state), config, vocabulary)
 
     def evaluate(self, text: str, *, window: int | None = None) -> TextLoss:
         """Compute the mean loss over a text: the exact one, with the state carried through, where `window` is None.
@@ -195,7 +215,7 @@ class CharLM:
         if len(ids) <= window:
             raise ValueError(f"text: expected more than window = {window} characters, got {len(ids)}")
         windows = Windows(ids, window, window)
-        nats = evaluate(self.params, windows, batch_size=WINDOWS_AT_ONCE, config=self.config)
+        nats = evaluate(self.params, windows, batch_size=max(1, STEPS_AT_ONCE // window), config=self.config)
         return TextLoss(nats, len(windows) * window)
 
     def generate(

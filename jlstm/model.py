@@ -226,7 +226,7 @@ def forward(
         >>> scores.shape, len(state)
         ((2, 7, 3), 1)
     """
-    hs, states, before = xs, [], state or (None,) * config.layers
+    hs, states, before = xs, [], (None,) * config.layers if state is None else state
     masks: tuple[Array | None, ...] = (None,) * config.layers
     if key is not None and config.dropout > 0:
         masks = dropout_masks(key, config, len(xs), params.readout.weight.dtype)

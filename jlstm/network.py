@@ -55,7 +55,8 @@ class LSTMNetwork:
         seed: the seed of the parameters and of the shuffles.
         optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam`
             or `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
-        batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64.
+        batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64. `Streams`
+            have their own.
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
             factor; by default a cosine from 1 to 0.
         input_scale: how much wider the candidate's input weights are drawn; by default `default_input_scale`.
@@ -308,10 +309,12 @@ class LSTMNetwork:
             The network, which predicts the same bits.
 
         Raises:
-            ValueError: the file is damaged, foreign or of a newer jlstm.
+            ValueError: the file is damaged, foreign, of a newer jlstm, or of a `CharLM`.
             OSError: the file is missing or can't be read.
         """
         saved = load(path)
+        if saved.vocabulary is not None:
+            raise ValueError(f"{path}: expected a network, got a language model, which is for CharLM.load")
         network = cls(
             saved.config.input_size,
             saved.config.hidden_size,

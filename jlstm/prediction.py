@@ -1,6 +1,5 @@
 """Many sequences of any length through a few compiled shapes, in bounded memory."""
 
-import functools
 from typing import Any
 
 import jax
@@ -86,7 +85,7 @@ def _predict_block(
     return scores if config.target == "each" else scores[:, 0]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "apply_softmax", "mesh"))
+@jax.jit(static_argnames=("config", "apply_softmax", "mesh"))
 def _scores(
     params: ModelParams,
     xs: Array,

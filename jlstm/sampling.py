@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from jlstm.data import class_ids, inputs_of
-from jlstm.devices import replicate
+from jlstm.data import check_scores_ids, class_ids, inputs_of
+from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.model import LSTMConfig, ModelParams, real_number, step, whole_number, zero_state
 
 __all__ = ["generate", "stream"]
@@ -124,19 +126,14 @@ def _written(
     most: int,
 ) -> Iterator[np.ndarray]:
     """Check everything, then return a generator of pieces of at most `most` ids."""
-    for name, expected in (("loss", "cross_entropy"), ("target", "each")):
-        if (got := getattr(config, name)) != expected:
-            raise ValueError(f"config: expected {name}={expected!r}, since each step writes a class id, got {got!r}")
-    if config.input_size != config.output_size and (config.input_size, config.inputs) != (1, "features"):
-        sizes = f"input_size {config.input_size}, inputs={config.inputs!r} and output_size {config.output_size}"
-        raise ValueError(f"config: expected a network that reads the ids that it writes, got {sizes}")
+    check_scores_ids(config)
     prompts = class_ids("prompts", prompts, config.output_size)
     if prompts.ndim != 2 or prompts.size == 0:
         raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {prompts.shape}")
     length = whole_number("length", length, least=0)
     if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
         raise TypeError(f"key: expected a key of jax.random.key, got {key!r}")
-    pieces = _pieces(replicate(params, None), prompts, length, config, key, _checked(choice), most)
+    pieces = _pieces(params, prompts, length, config, key, _checked(choice), most)
     if stop is None:
         return pieces
     stop = class_ids("stop", stop, config.output_size)
@@ -158,18 +155,20 @@ def _pieces(
     params: ModelParams, prompts: np.ndarray, length: int, config: LSTMConfig, key: Array, choice: _Choice, most: int
 ) -> Iterator[np.ndarray]:
     rows = len(prompts)
-    state = replicate(zero_state(params, rows), None)  # where later states are, or the second block compiles anew
+    mesh = mesh_for(rows)
+    mesh = None if mesh is None or rows % mesh.size else mesh  # rows added to fill it up would change the others' noise
+    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, rows), mesh)
     for start in range(0, prompts.shape[1], READ):
         ids = prompts[:, start : start + READ]
         padded = np.pad(ids, ((0, 0), (0, READ - ids.shape[1])))
-        scores, state = _read(params, padded, state, ids.shape[1], config)
+        scores, state = _read(params, padded, state, ids.shape[1], config, mesh=mesh)
     block = min(BLOCK, max(PIECE, NOISE // (rows * config.output_size)))
     for start in range(0, length, block):
-        noise = _noise(jax.random.fold_in(key, start), choice.temperature, (block, rows, config.output_size))
+        noise = _noise(jax.random.fold_in(key, start), choice.temperature, shape=(block, rows, config.output_size))
         end = min(block, length - start)
         for first in range(0, end, most):
             last = min(first + most, end)
-            ids, scores, state = _write(params, scores, state, noise, (first, last), choice, config)
+            ids, scores, state = _write(params, scores, state, noise, (first, last), choice, config, mesh=mesh)
             yield np.asarray(ids)[first:last].T.copy()
 
 
@@ -187,36 +186,56 @@ def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterato
             return
 
 
-@jax.jit
-def _read(params: ModelParams, ids: Array, state: Any, count: Array, config: LSTMConfig) -> tuple[Array, Any]:
+@jax.jit(static_argnames="mesh")
+def _read(
+    params: ModelParams, ids: Array, state: Any, count: Array, config: LSTMConfig, *, mesh: Mesh | None
+) -> tuple[Array, Any]:
     """Read the first `count` ids: one compiled shape for prompts of every length."""
 
-    def read(t: Array, state: Any) -> tuple[Array, Any]:
-        return step(params, inputs_of(ids[:, t], config), config, state)
+    def read(params: ModelParams, ids: Array, state: Any, count: Array) -> tuple[Array, Any]:
+        def next_step(t: Array, state: Any) -> tuple[Array, Any]:
+            return step(params, inputs_of(ids[:, t], config), config, state)
 
-    # Only the last step's scores are wanted, so the loop leaves the readout out.
-    return read(count - 1, lax.fori_loop(0, count - 1, lambda t, state: read(t, state)[1], state))
+        # Only the last step's scores are wanted, so the loop leaves the readout out.
+        return next_step(count - 1, lax.fori_loop(0, count - 1, lambda t, state: next_step(t, state)[1], state))
+
+    split = P(AXIS)
+    return split_batch(read, mesh, (P(), split, split, P()), split)(params, ids, state, count)
 
 
 @jax.jit(static_argnames="shape")
-def _noise(key: Array, temperature: Array, shape: tuple[int, ...]) -> Array:
+def _noise(key: Array, temperature: Array, *, shape: tuple[int, ...]) -> Array:
     return temperature * jax.random.gumbel(key, shape, jnp.float32)
 
 
-@jax.jit
+@jax.jit(static_argnames="mesh")
 def _write(
-    params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice, config: LSTMConfig
+    params: ModelParams,
+    scores: Array,
+    state: Any,
+    noise: Array,
+    steps: tuple,
+    choice: _Choice,
+    config: LSTMConfig,
+    *,
+    mesh: Mesh | None,
 ) -> tuple[Array, Array, Any]:
     """Write the ids of some steps of a block, from the first to before the last."""
 
-    def body(t: Array, carry: tuple) -> tuple:
-        ids, scores, state = carry
-        drawn = _draw(scores, noise[t], choice).astype(jnp.int32)
-        scores, state = step(params, inputs_of(drawn, config), config, state)
-        return ids.at[t].set(drawn), scores, state
+    def write(
+        params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice
+    ) -> tuple[Array, Array, Any]:
+        def body(t: Array, carry: tuple) -> tuple:
+            ids, scores, state = carry
+            drawn = _draw(scores, noise[t], choice).astype(jnp.int32)
+            scores, state = step(params, inputs_of(drawn, config), config, state)
+            return ids.at[t].set(drawn), scores, state
 
-    ids = jnp.zeros(noise.shape[:2], jnp.int32)
-    return lax.fori_loop(steps[0], steps[1], body, (ids, scores, state))
+        return lax.fori_loop(*steps, body, (jnp.zeros(noise.shape[:2], jnp.int32), scores, state))
+
+    rows, columns = P(AXIS), P(None, AXIS)
+    in_specs = (P(), rows, rows, columns, P(), P())
+    return split_batch(write, mesh, in_specs, (columns, rows, rows))(params, scores, state, noise, steps, choice)
 
 
 def _draw(scores: Array, noise: Array, choice: _Choice) -> Array:

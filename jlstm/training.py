@@ -117,14 +117,14 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
     return Trainer(init, step)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+@jax.jit(static_argnames=("config", "optimizer"))
 def initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
     """Return the state to start from, its parameters drawn, for an optimiser given as `fit` takes it."""
     key_params, key_training = jax.random.split(key)
     return fresh_state(init_params(key_params, config), key_training, config=config, optimizer=optimizer)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+@jax.jit(static_argnames=("config", "optimizer"))
 def fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
     """Return the state to go on from with these parameters."""
     return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params, key)
@@ -355,7 +355,7 @@ def _is_padded(data: Batch | Windows | Streams, order: Array) -> bool:
     return (order.shape[1] if isinstance(data, Streams) else order.size) > count(data)
 
 
-@functools.partial(jax.jit, static_argnames=("batches", "width"))
+@jax.jit(static_argnames=("batches", "width"))
 def _draw_order(key: Array, step: Array, data: Batch | Windows | Streams, *, batches: int, width: int) -> Array:
     """Return what the mini-batches of the next epoch `take`, `[batches, width]`, filled up with -1."""
     key = jax.random.fold_in(key, step)
@@ -368,7 +368,7 @@ def _draw_order(key: Array, step: Array, data: Batch | Windows | Streams, *, bat
     return jnp.pad(starts, ((0, 0), (0, width - data.streams)), constant_values=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "optimizer", "shape", "mesh"))
+@jax.jit(static_argnames=("config", "optimizer", "shape", "mesh"))
 def _train_steps(
     state: TrainState,
     total: Array,
@@ -409,7 +409,7 @@ def _train_steps(
     return state, total, jnp.stack(finite).all()
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+@jax.jit(static_argnames=("config", "mesh"))
 def _sum_losses(
     sums: tuple[Array, Array],
     params: ModelParams,

@@ -164,7 +164,7 @@ def _scan_segments(cell: Cell, params: Any, state: Any, xs: Any, segment: int) -
         hs, state = _scan(cell, params, state, xs)
         return state, hs
 
-    odd = jax.tree.leaves(xs)[0].shape[0] % segment
+    odd = jax.tree.leaves(xs)[0].shape[0] % segment or segment
     state, first = scan(state, jax.tree.map(lambda array: array[:odd], xs))
     segments = jax.tree.map(lambda array: array[odd:].reshape(-1, segment, *array.shape[1:]), xs)
     state, others = lax.scan(scan, state, segments)

@@ -83,3 +83,20 @@ def test_bits_and_perplexity():
 def test_text_that_does_not_fit(ids, error, message):
     with pytest.raises(error, match=message):
         evaluate_text(params_of(TOKENS), ids, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LSTMConfig(C, 4, C, loss="mse"), "config: class ids need a network with loss='cross_entropy', got 'mse'"),
+        (
+            LSTMConfig(C, 4, C, target="last"),
+            "config: a score at each step needs .* target='each', got 'last'",
+        ),
+        (LSTMConfig(2, 4, C), "config: class ids need a network with one feature .*, got 2 features"),
+    ],
+    ids=["mse", "last", "two features"],
+)
+def test_network_that_does_not_read_what_it_scores(config, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_text(params_of(TOKENS), TEXT, config)

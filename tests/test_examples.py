@@ -121,6 +121,17 @@ def test_shakespeare_says_what_is_wrong_with_a_text(tmp_path, content, message):
     assert not (tmp_path / "model.npz").exists()
 
 
+def test_shakespeare_loses_no_model(trained):
+    path, model, *_ = trained
+    before = model.read_bytes()
+    for command in ("train", "documented"):
+        with pytest.raises(SystemExit, match=r"--model: expected a new file, got .*model\.npz, which exists"):
+            example("shakespeare").main([command, "--text", str(path), "--model", str(model)])
+    assert model.read_bytes() == before
+    with pytest.raises(SystemExit, match="--model: expected a file in a folder that exists"):
+        example("shakespeare").main(["train", "--text", str(path), "--model", str(path / "no" / "model.npz")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

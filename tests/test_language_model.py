@@ -95,6 +95,51 @@ def test_ctrl_c_returns_what_was_learned():
     assert model is interrupted[0]
 
 
+def test_ctrl_c_while_a_check_reads_the_validation_text(monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(language_model, "evaluate_text", interrupt)
+    model = CharLM.train(TEXT, validation=TEXT, **SMALL)  # interrupted there, and once more at the end
+    assert model.generate("to ", 3, temperature=0)
+
+
+def test_nan_returns_the_best_so_far(monkeypatch):
+    fit = language_model.fit
+
+    def diverging(*arguments, **options):
+        for report in fit(*arguments, **options):
+            yield report
+            if report.part == 1:
+                raise FloatingPointError("the loss became NaN")
+
+    monkeypatch.setattr(language_model, "fit", diverging)
+    models = []
+    with pytest.warns(UserWarning, match="the loss became NaN. The model is the best of the checks before"):
+        model = CharLM.train(TEXT, callback=lambda model, check: models.append(model), **SMALL)
+    assert models == [model]
+
+
+def test_nan_before_the_first_check_is_told():
+    with pytest.raises(FloatingPointError, match="epoch 1"):
+        CharLM.train(TEXT, **SMALL, learning_rate=1e38)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "error", "message"),
+    [
+        ("abc", ValueError, "vocabulary: expected output_size = 2 characters, got 3"),
+        ("aa", ValueError, "vocabulary: expected each character once, got 'aa'"),
+        (["a", "b"], TypeError, "vocabulary: expected a string, got list"),
+    ],
+    ids=["length", "twice", "list"],
+)
+def test_vocabulary_must_fit(vocabulary, error, message):
+    config = LSTMConfig(2, 4, 2, inputs="tokens")
+    with pytest.raises(error, match=message):
+        CharLM(random_problem(config, 1, 1)["params"], config, vocabulary)
+
+
 def test_evaluation_is_that_of_the_functions(learned):
     model, _ = learned
     ids = encode("text", TEXT, model.vocabulary)

@@ -688,15 +688,15 @@ def test_training_that_does_not_fit_is_refused_and_changes_nothing(untouched, ca
 
 
 def test_streams_need_a_target_for_each_step():
-    with pytest.raises(ValueError, match=r"X: Streams .* need target='each', got 'last'"):
+    with pytest.raises(ValueError, match=r"X: a score at each step needs a network with target='each', got 'last'"):
         new(target="last").train(STREAMS)
 
 
 def test_windows_need_one_input_or_one_for_each_class():
     windows = Windows([0, 1, 2], 1)
-    with pytest.raises(ValueError, match=r"X: Windows need a network with input_size 1 .* got input_size 2"):
+    with pytest.raises(ValueError, match=r"X: class ids need a network with one feature .* got 2 features"):
         new(input_size=2).train(windows)
-    with pytest.raises(ValueError, match=r"X: Windows .* need loss='cross_entropy', got 'mse'"):
+    with pytest.raises(ValueError, match=r"X: class ids need a network with loss='cross_entropy', got 'mse'"):
         new(output_size=2, loss="mse").train(windows)
 
 

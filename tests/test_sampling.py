@@ -242,10 +242,14 @@ def test_other_dtypes(x64, dtype):
         ({"stop": np.zeros(0, int)}, ValueError, r"stop: expected at least one id, \[n\], got shape \(0,\)"),
         ({"key": 0}, TypeError, "key: expected a key of jax.random.key, got 0"),
         ({"key": jax.random.split(KEY)}, TypeError, "key: expected a key of jax.random.key, got Array"),
-        ({"config": LSTMConfig(5, 8, 5, loss="mse")}, ValueError, "config: expected loss='cross_entropy', .*got 'mse'"),
-        ({"config": LSTMConfig(5, 8, 5, target="last")}, ValueError, "config: expected target='each', .*got 'last'"),
-        ({"config": LSTMConfig(3, 8, 5)}, ValueError, "config: .*reads the ids that it writes, got input_size 3"),
-        ({"config": LSTMConfig(1, 8, 5, inputs="tokens")}, ValueError, "config: .*reads the ids that it writes, got"),
+        (
+            {"config": LSTMConfig(5, 8, 5, loss="mse")},
+            ValueError,
+            "config: class ids .*loss='cross_entropy', got 'mse'",
+        ),
+        ({"config": LSTMConfig(5, 8, 5, target="last")}, ValueError, "config: a score .*target='each', got 'last'"),
+        ({"config": LSTMConfig(3, 8, 5)}, ValueError, "config: class ids need .* got 3 features"),
+        ({"config": LSTMConfig(1, 8, 5, inputs="tokens")}, ValueError, "config: class ids need .* got 1 tokens"),
     ],
     ids=str,
 )

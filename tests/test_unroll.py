@@ -235,8 +235,8 @@ def test_pieces_with_the_state_carried_give_the_whole(x64, name, dtype, atol, le
 
 @pytest.mark.parametrize(
     ("name", "segment", "lengths"),
-    [("lstm", 2, LENGTHS), ("gru", T, None), ("lstm", T + 2, None)],
-    ids=["an odd step before", "one", "longer than all"],
+    [("lstm", 2, LENGTHS), ("gru", T, None), ("lstm", T + 2, None), ("lstm", T, LENGTHS)],
+    ids=["an odd step before", "one", "longer than all", "one with lengths"],
 )
 def test_segments_give_what_all_steps_at_once_give(x64, name, segment, lengths):
     cell, *args = given(name)
