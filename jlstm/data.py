@@ -12,6 +12,7 @@ from jlstm.model import LSTMConfig, whole_number
 
 __all__ = [
     "Batch",
+    "Data",
     "Streams",
     "Windows",
     "as_batch",
@@ -75,12 +76,7 @@ class Windows:
     def __post_init__(self) -> None:
         for name in ("length", "stride"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
-        ids = _array("ids", self.ids)
-        if ids.ndim != 1:
-            raise ValueError(f"ids: expected one axis, [characters], got shape {ids.shape}")
-        if len(ids) <= self.length:
-            raise ValueError(f"ids: expected more than length = {self.length} characters, got {len(ids)}")
-        object.__setattr__(self, "ids", _class_ids("ids", ids, 2**31 - 1))
+        object.__setattr__(self, "ids", _long_text(self.ids, self.length, "length"))
 
     def __len__(self) -> int:
         return -(-(self.ids.shape[0] - self.length) // self.stride)
@@ -128,15 +124,8 @@ class Streams:
     def __post_init__(self) -> None:
         for name in ("streams", "length"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
-        ids = _array("ids", self.ids)
-        if ids.ndim != 1:
-            raise ValueError(f"ids: expected one axis, [characters], got shape {ids.shape}")
-        if len(ids) <= self.streams * self.length:
-            raise ValueError(
-                f"ids: expected more than streams * length = {self.streams} * {self.length} = "
-                f"{self.streams * self.length} characters, got {len(ids)}"
-            )
-        object.__setattr__(self, "ids", _class_ids("ids", ids, 2**31 - 1))
+        least = f"streams * length = {self.streams} * {self.length}"
+        object.__setattr__(self, "ids", _long_text(self.ids, self.streams * self.length, least))
 
     @property
     def windows(self) -> int:
@@ -154,14 +143,17 @@ class Streams:
         return streams
 
 
-def count(data: Batch | Windows | Streams) -> int:
+Data = Batch | Windows | Streams
+
+
+def count(data: Data) -> int:
     """Return how many sequences `data` holds."""
     if isinstance(data, Streams):
         return data.streams
     return len(data) if isinstance(data, Windows) else data.xs.shape[0]
 
 
-def take(data: Batch | Windows | Streams, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
+def take(data: Data, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
     """Gather sequences into a batch, inside a compiled call.
 
     Args:
@@ -394,6 +386,15 @@ def _class_ids(name: str, array: np.ndarray, classes: int) -> np.ndarray:
         wrong = array.min() if array.min() < 0 else array.max()
         raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}")
     return array.astype(np.int32)
+
+
+def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
+    array = _array("ids", ids)
+    if array.ndim != 1:
+        raise ValueError(f"ids: expected one axis, [characters], got shape {array.shape}")
+    if len(array) <= length:
+        raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")
+    return _class_ids("ids", array, 2**31 - 1)
 
 
 def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:

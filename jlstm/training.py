@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.cell import LSTMState
-from jlstm.data import Batch, Streams, Windows, count, take
+from jlstm.data import Batch, Data, Streams, Windows, count, take
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, init_params, zero_state
@@ -251,7 +251,7 @@ class Report(NamedTuple):
 def fit(
     state: TrainState,
     schedule: Schedule,
-    data: Batch | Windows | Streams,
+    data: Data,
     *,
     epochs: int,
     batch_size: int,
@@ -317,7 +317,7 @@ def fit(
             yield Report(state, epoch, start / batches, float(total) / start)
 
 
-def batches_of(data: Batch | Windows | Streams, batch_size: int) -> int:
+def batches_of(data: Data, batch_size: int) -> int:
     """Return how many mini-batches an epoch has."""
     return data.windows if isinstance(data, Streams) else -(-count(data) // batch_size)
 
@@ -337,7 +337,7 @@ def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, con
     return float(sums[0]) / max(float(sums[1]), 1.0)
 
 
-def _layout(data: Batch | Windows | Streams, batch_size: int) -> tuple[int, int, Mesh | None]:
+def _layout(data: Data, batch_size: int) -> tuple[int, int, Mesh | None]:
     """Return how many mini-batches there are, their width, and the devices that share each."""
     batches = batches_of(data, batch_size)
     width = data.streams if isinstance(data, Streams) else -(-count(data) // batches)
@@ -351,12 +351,12 @@ def _batches(order: Array, batches: int, width: int) -> Array:
     return jnp.full(batches * width, -1).at[: order.size].set(order).reshape(width, batches).T
 
 
-def _is_padded(data: Batch | Windows | Streams, order: Array) -> bool:
+def _is_padded(data: Data, order: Array) -> bool:
     return (order.shape[1] if isinstance(data, Streams) else order.size) > count(data)
 
 
 @jax.jit(static_argnames=("batches", "width"))
-def _draw_order(key: Array, step: Array, data: Batch | Windows | Streams, *, batches: int, width: int) -> Array:
+def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int) -> Array:
     """Return what the mini-batches of the next epoch `take`, `[batches, width]`, filled up with -1."""
     key = jax.random.fold_in(key, step)
     if not isinstance(data, Streams):
@@ -373,7 +373,7 @@ def _train_steps(
     state: TrainState,
     total: Array,
     schedule: Schedule,
-    data: Batch | Windows | Streams,
+    data: Data,
     order: Array,
     start: Array,
     stop: Array,
@@ -390,7 +390,7 @@ def _train_steps(
     padded = _is_padded(data, order)
 
     def steps(
-        state: TrainState, total: Array, schedule: Schedule, data: Batch | Windows | Streams, order: Array
+        state: TrainState, total: Array, schedule: Schedule, data: Data, order: Array
     ) -> tuple[TrainState, Array]:
         tx = optimizer(functools.partial(rate, schedule, shape))
         step = trainer(config, tx, axis_name=AXIS if mesh else None).step
