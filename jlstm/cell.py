@@ -209,11 +209,12 @@ def init_lstm(
     orthogonal = jax.nn.initializers.orthogonal()
     normal_ih = jax.random.normal(key_ih, (input_size, 4, hidden_size), drawn) / fan_in**0.5
     normal_bias = jax.random.normal(key_bias, (hidden_size,), drawn) / fan_in**0.5
-    draw_hh = jax.vmap(lambda key_gate: orthogonal(key_gate, (hidden_size, hidden_size), drawn))  # compiled once
+    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
+    gates_hh = [orthogonal(key_gate, (hidden_size, hidden_size), drawn) for key_gate in jax.random.split(key_hh, 4)]
     # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
     params = LSTMParams(
         weight_ih=normal_ih.at[:, G].multiply(input_scale).reshape(input_size, -1),
-        weight_hh=jnp.concatenate(draw_hh(jax.random.split(key_hh, 4)), axis=1),
+        weight_hh=jnp.concatenate(gates_hh, axis=1),
         bias=jnp.zeros((4, hidden_size), drawn).at[F].set(1).at[G].set((input_scale - 1) * normal_bias).reshape(-1),
     )
     return jax.tree.map(lambda array: array.astype(dtype), params)
