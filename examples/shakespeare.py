@@ -14,8 +14,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from jlstm import CharLM, LSTMNetwork, Windows
-from jlstm.devices import use_cpu_cores
+from jlstm import CharLM, LSTMNetwork, Windows, use_cpu_cores
 from jlstm.language_model import encode
 
 URL = "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"

@@ -2,6 +2,7 @@
 
 from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
 from jlstm.data import Batch, Streams, Windows
+from jlstm.devices import use_cpu_cores
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.language_model import CharLM, Checked
 from jlstm.losses import cross_entropy, loss_fn, mse
@@ -43,5 +44,6 @@ __all__ = [
     "stream",
     "trainer",
     "unroll",
+    "use_cpu_cores",
     "zero_state",
 ]
