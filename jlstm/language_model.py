@@ -24,7 +24,7 @@ __all__ = ["CharLM", "Checked", "decode", "encode"]
 
 WARMUP_STEPS = 200
 LAST_RATE = 0.02  # the learning rate ends at this part of its highest
-AVERAGED = 0.1  # over about this part of the training's last steps the weights are averaged
+AVERAGED = 0.2  # over about this part of the steps the weights are averaged
 STEPS_AT_ONCE = 2**14  # of windows that are evaluated together, so that memory does not grow with their length
 
 
@@ -85,8 +85,8 @@ class CharLM:
         validation: str | None = None,
         hidden_size: int = 384,
         layers: int = 2,
-        dropout: float = 0.5,
-        epochs: int = 18,
+        dropout: float = 0.45,
+        epochs: int = 20,
         learning_rate: float = 0.003,
         weight_decay: float = 0.05,
         streams: int = 32,
@@ -100,7 +100,7 @@ class CharLM:
 
         The optimiser is AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019) behind clipping of
         the gradient's norm at 1. The learning rate rises over 200 steps, or half of them all, and falls as a cosine to
-        a fiftieth. The model has the average of the weights over the last tenth of the steps or so (Polyak and
+        a fiftieth. The model has the average of the weights over the last fifth of the steps or so (Polyak and
         Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992). Ctrl-C ends the training early and
         returns what was learned.
 
