@@ -162,7 +162,7 @@ def averaged(decay: float) -> optax.GradientTransformation:
     Example:
         >>> optimizer = optax.chain(optax.sgd(1.0), averaged(0.9))
         >>> _, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)), jnp.ones(1))
-        >>> float(average_of(state)[0])    # a tenth of the way was kept
+        >>> round(float(average_of(state)[0]), 6)    # of the first 1 a tenth is kept; the step led to 0
         0.1
     """
 
