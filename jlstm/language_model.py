@@ -188,10 +188,13 @@ class CharLM:
             with contextlib.suppress(KeyboardInterrupt):  # a second one ends the check, and loses nothing either
                 if report.epoch + report.part > checked:
                     check(report)
+            if best is None:
+                best = cls(average_of(report.state.opt_state), config, vocabulary)
         finally:
             if shown:
                 shown.close()
-        return best or cls(average_of(report.state.opt_state), config, vocabulary)
+        assert best is not None  # the last epoch is always checked
+        return best
 
     def evaluate(self, text: str, *, window: int | None = None) -> TextLoss:
         """Compute the mean loss over a text: the exact one, with the state carried through, where `window` is None.

@@ -231,7 +231,7 @@ def _write(
             scores, state = step(params, inputs_of(drawn, config), config, state)
             return ids.at[t].set(drawn), scores, state
 
-        return lax.fori_loop(*steps, body, (jnp.zeros(noise.shape[:2], jnp.int32), scores, state))
+        return lax.fori_loop(steps[0], steps[1], body, (jnp.zeros(noise.shape[:2], jnp.int32), scores, state))
 
     rows, columns = P(AXIS), P(None, AXIS)
     in_specs = (P(), rows, rows, columns, P(), P())
