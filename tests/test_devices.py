@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from jlstm import LSTMNetwork, Streams
+from jlstm import LSTMNetwork, Streams, generate
 from jlstm.devices import use_cpu_cores
+from jlstm.gradcheck import random_problem
 
 HERE = Path(__file__).parent
 BOUND = 1e-5  # of parameters and outputs up to about 2, after 20 steps of Adam
@@ -29,7 +30,7 @@ def run(program, *arguments):
 def learn():
     """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37; and on streams.
 
-    There are three streams, which two devices share with a row of nothing.
+    There are three streams, which two devices share with a row of nothing. Then predict on a batch, and write.
     """
     rng = np.random.default_rng(0)
     lengths = [6, 3, 1, 6, 2, 5, 6]
@@ -44,6 +45,11 @@ def learn():
     losses = network.train(Streams(rng.integers(3, size=50), streams=3, length=4), epochs=5, learning_rate=0.02)
     found["losses of streams"] = losses.loss
     found |= {f"params by streams {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))}
+    found["predict a batch"] = LSTMNetwork(1, 4, 3, progress=False).predict(rng.normal(size=(7, 5, 1)))
+    problem = random_problem(network.config, 6, 4)
+    for rows in (6, 5):  # five are for one device alone
+        prompts = problem["xs"][:rows]
+        found[f"written {rows}"] = generate(problem["params"], prompts, 30, network.config, key=jax.random.key(0))
     return {name: np.asarray(array) for name, array in found.items()}
 
 

@@ -248,6 +248,19 @@ def test_segments_give_what_all_steps_at_once_give(x64, name, segment, lengths):
 
 
 @pytest.mark.parametrize("name", ["lstm", "plain tanh"])
+@pytest.mark.parametrize("length", [0, 3, T])
+def test_one_length_for_all_is_that_length_for_each(x64, name, length):
+    cell, params, xs, state = given(name)
+    dirty = np.where(np.arange(T)[:, None] < length, xs, np.nan)
+    for run in (jax.jit, with_gradient):
+        one, each = (
+            run(functools.partial(unroll, cell=cell, lengths=lengths))(params, dirty, state)
+            for lengths in (length, np.full(len(xs), length))
+        )
+        assert_close(one, each, 1e-14)
+
+
+@pytest.mark.parametrize("name", ["lstm", "plain tanh"])
 def test_padding_is_exactly_nothing(name):
     cell, params, xs, state = given(name, "float32")
     run = with_gradient(functools.partial(unroll, cell=cell, lengths=LENGTHS))
