@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.cell import LSTM, LSTMParams, LSTMState, init_lstm, lstm_cell
+from jlstm.cell import LSTM, LSTMParams, LSTMState, init_lstm, lstm_cell, widen
 from jlstm.unroll import unroll
 
 __all__ = ["LSTMConfig", "ModelParams", "Readout", "dropout_masks", "forward", "init_params", "step", "zero_state"]
@@ -231,12 +231,27 @@ def forward(
     if key is not None and config.dropout > 0:
         masks = dropout_masks(key, config, len(xs), params.readout.weight.dtype)
     for layer, layer_state, mask in zip(params.layers, before, masks, strict=True):
-        hs, layer_state = unroll(layer, hs, layer_state, lengths=lengths, segment=config.segment)
+        hs, layer_state = _run(layer, hs, layer_state, lengths, config)
         hs = hs if mask is None else mask * hs
         states.append(layer_state)
     if config.target == "last":
         hs = hs[:, -1] if lengths is None else _at(hs, jnp.maximum(jnp.asarray(lengths, jnp.int32) - 1, 0))
     return _read_out(params.readout, hs), tuple(states)
+
+
+def _run(
+    layer: LSTMParams, xs: Array, state: LSTMState | None, lengths: Array | None, config: LSTMConfig
+) -> tuple[Array, LSTMState]:
+    """Run one layer, at a width that vectors of 16 numbers divide: 250 as 256 units takes 0.93 of the time.
+
+    With a single sequence, whose weights are read once a step, it would take longer.
+    """
+    extra = -config.hidden_size % 16 if len(xs) > 1 else 0
+    if extra == 0:
+        return unroll(layer, xs, state, lengths=lengths, segment=config.segment)
+    state = None if state is None else widen(state, extra)
+    wide = unroll(widen(layer, extra), xs, state, lengths=lengths, segment=config.segment)
+    return jax.tree.map(lambda array: array[..., : config.hidden_size], wide)
 
 
 def step(
@@ -274,5 +289,7 @@ def _at(hs: Array, steps: Array) -> Array:
 
 def _read_out(readout: Readout, hs: Array) -> Array:
     # One product over batch and time: with two axes before the last, XLA transposes whole arrays in the gradient.
-    scores = hs.reshape(-1, hs.shape[-1]) @ readout.weight + readout.bias
+    # Kept as [C, H], its gradient is taken as such and turned at the end: 2.8 against 6.4 ms at H=512, C=65.
+    weight = jax.lax.optimization_barrier(readout.weight.T).T
+    scores = hs.reshape(-1, hs.shape[-1]) @ weight + readout.bias
     return scores.reshape(*hs.shape[:-1], -1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jlstm.cell import LSTM, LSTMParams, LSTMState, cast_like, init_lstm, lstm_cell
+from jlstm.cell import LSTM, LSTMParams, LSTMState, cast_like, init_lstm, lstm_cell, widen
 
 INPUTS, H, B = 3, 4, 2
 
@@ -59,6 +59,7 @@ def test_lstm_is_the_same_step_in_parts(step):
     params, state, x = arrays(step, "float32")
     z = LSTM.linear(params, state.h, x)
     assert_close(z, x @ params.weight_ih + state.h @ params.weight_hh + params.bias, 1e-6)
+    assert_close(LSTM.linear_all(params, state.h, x), z, 1e-6)
     assert_close(LSTM.gates(params, z, state), jit_cell(params, state, x), 1e-6)
     assert_close(LSTM.step(params, state, x), jit_cell(params, state, x), 1e-6)
 
@@ -70,6 +71,14 @@ def test_ids_stand_for_one_hot_vectors(x64, step, ids):
 
     by_params = jax.jit(jax.value_and_grad(lambda params, x: (lstm_cell(params, state, x)[1] ** 3).sum()))
     assert_close(by_params(params, ids), by_params(params, np.eye(INPUTS)[ids]), 1e-14)
+
+
+def test_a_widened_layer_is_the_same_with_units_that_stay_zero(x64, step):
+    params, state, x = arrays(step, "float64")
+    wide_state, wide_h = jit_cell(widen(params, 3), widen(state, 3), x)
+    got = jax.tree.map(lambda array: array[:, :H], (wide_state, wide_h))
+    assert_close(got, jit_cell(params, state, x), 1e-15)
+    assert not any(np.any(array[:, H:]) for array in (*wide_state, wide_h))
 
 
 @pytest.mark.parametrize("z", [1e4, -1e4])

@@ -84,9 +84,9 @@ def lstm_zeros(params, batch_shape):
 
 CELLS = {
     "lstm": LSTM,
-    "gru": Cell(gru_linear, gru_gates, gru_zeros),
-    "peephole": Cell(lstm_linear, peephole_gates, lstm_zeros),
-    "projected": Cell(lstm_linear, projected_gates, lstm_zeros),
+    "gru": Cell(gru_linear, gru_linear, gru_gates, gru_zeros),
+    "peephole": Cell(lstm_linear, lstm_linear, peephole_gates, lstm_zeros),
+    "projected": Cell(lstm_linear, lstm_linear, projected_gates, lstm_zeros),
     "plain lstm": lstm_cell,
     "plain tanh": tanh_cell,
 }
