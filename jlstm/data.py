@@ -372,9 +372,9 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
     """Return the array in float32, where every number must be finite."""
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)
-    bad = np.argwhere(~np.isfinite(numbers))
-    if len(bad):
-        where = tuple(int(index) for index in bad[0])
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        where = tuple(int(index) for index in np.argwhere(~finite)[0])
         raise ValueError(f"{name}: expected finite numbers in float32, got {array[where]} at index {where}")
     return numbers
 

@@ -12,6 +12,7 @@ from jax import Array
 
 from jlstm.checkpoint import Saved, load, save
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
+from jlstm.devices import everywhere
 from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
 from jlstm.prediction import predict
 from jlstm.progress import Progress
@@ -111,7 +112,7 @@ class LSTMNetwork:
         self.progress = progress
         self._optimizer, self._schedule = optimizer, schedule
         key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
-        self._trained = _Trained(initial_state(key, config=self.config, optimizer=optimizer), History())
+        self._trained = _Trained(everywhere(initial_state(key, config=self.config, optimizer=optimizer)), History())
 
     @property
     def params(self) -> ModelParams:
@@ -132,7 +133,7 @@ class LSTMNetwork:
                 raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
         params = jax.tree.unflatten(form, checked)
         state = fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
-        self._trained = self._trained._replace(state=state)
+        self._trained = self._trained._replace(state=everywhere(state))
 
     @property
     def history(self) -> History:

@@ -24,7 +24,7 @@ def predict(
     """Compute the scores of sequences of any lengths.
 
     They run in blocks of at most 256 sequences and 256 steps, and the state is carried from block to block. A block's
-    shape is rounded up, its steps to a power of two and its sequences to a number of four binary digits, so that few
+    shape is rounded up, its steps to a power of two and its sequences to a number of five binary digits, so that few
     shapes are compiled; the steps that this adds are not computed.
 
     Args:
@@ -45,7 +45,7 @@ def predict(
     """
     if isinstance(sequences, np.ndarray):
         blocks = [sequences[first : first + MOST_ROWS] for first in range(0, len(sequences), MOST_ROWS)]
-        scores = [_predict_block(params, block, sequences.shape[1], config, apply_softmax) for block in blocks]
+        scores = [_predict_block(params, block, None, config, apply_softmax) for block in blocks]
         return (np.concatenate(scores) if len(scores) > 1 else scores[0])[..., None]
     by_length = sorted(range(len(sequences)), key=lambda k: len(sequences[k]))
     found: list[Any] = [None] * len(sequences)
@@ -62,9 +62,9 @@ def predict(
 
 
 def _predict_block(
-    params: ModelParams, sequences: np.ndarray, steps: int | np.ndarray, config: LSTMConfig, apply_softmax: bool
+    params: ModelParams, sequences: np.ndarray, steps: np.ndarray | None, config: LSTMConfig, apply_softmax: bool
 ) -> np.ndarray:
-    """Return `[N, T, C]`, or `[N, C]`, for sequences that all have so many steps, or each its own."""
+    """Return `[N, T, C]`, or `[N, C]`, for sequences that each have so many steps; all T where that is None."""
     rows, time = sequences.shape[:2]
     mesh = mesh_for(rows)
     height = _rounded_up(rows, 1 if mesh is None else mesh.size)
@@ -72,20 +72,29 @@ def _predict_block(
     scores, state = np.empty((rows, time, config.output_size), np.float32), None
     for start in range(0, time, MOST_STEPS):
         count = min(time - start, MOST_STEPS)
-        xs = np.zeros((height, _power_of_two(count), *sequences.shape[2:]), sequences.dtype)
-        xs[:rows, :count] = sequences[:, start : start + count]
-        lengths = np.clip(steps - start, 0, count).astype(np.int32)
-        lengths = np.pad(lengths, (0, height - rows)) if lengths.ndim else lengths
-        piece, state = _scores(params, xs, state, lengths, config=config, apply_softmax=apply_softmax, mesh=mesh)
+        xs = _filled_up(sequences[:, start : start + count], height, _power_of_two(count))
+        lengths: Any = np.int32(count)  # one for all, which needs no mask
+        if steps is not None:
+            lengths = _filled_up(np.clip(steps - start, 0, count).astype(np.int32), height)
+        piece, state = _scores(
+            params,
+            xs,
+            state,
+            lengths,
+            config=config,
+            apply_softmax=apply_softmax,
+            goes_on=start + count < time,
+            mesh=mesh,
+        )
         if config.target == "each":
             scores[:, start : start + count] = np.asarray(piece)[:rows, :count]
         else:
-            ends = np.broadcast_to(steps > start, rows)
+            ends = np.full(rows, True) if steps is None else steps > start
             scores[ends, 0] = np.asarray(piece)[:rows][ends]
     return scores if config.target == "each" else scores[:, 0]
 
 
-@jax.jit(static_argnames=("config", "apply_softmax", "mesh"))
+@jax.jit(static_argnames=("config", "apply_softmax", "goes_on", "mesh"))
 def _scores(
     params: ModelParams,
     xs: Array,
@@ -94,15 +103,28 @@ def _scores(
     *,
     config: LSTMConfig,
     apply_softmax: bool,
+    goes_on: bool,
     mesh: Mesh | None,
 ) -> tuple[Array, Any]:
+    """Return the scores of a block, and the state behind it where another block goes on from there."""
+
     def run(params: ModelParams, xs: Array, state: Any, lengths: Array) -> tuple[Array, Any]:
         scores, state = forward(params, xs, config, state, lengths)
-        return jax.nn.softmax(scores) if apply_softmax else scores, state
+        return jax.nn.softmax(scores) if apply_softmax else scores, state if goes_on else None
 
     split = P(AXIS)
     in_specs = (P(), split, split, split if lengths.ndim else P())
     return split_batch(run, mesh, in_specs, split)(params, xs, state, lengths)
+
+
+def _filled_up(array: np.ndarray, *shape: int) -> np.ndarray:
+    """Return the array with zeros behind its first axes, so that these have the lengths `shape`."""
+    shape += array.shape[len(shape) :]
+    if array.shape == shape:
+        return array
+    filled = np.zeros(shape, array.dtype)
+    filled[tuple(slice(length) for length in array.shape)] = array
+    return filled
 
 
 def _power_of_two(steps: int) -> int:
@@ -110,7 +132,7 @@ def _power_of_two(steps: int) -> int:
 
 
 def _rounded_up(rows: int, devices: int) -> int:
-    """Return the next number of at most four binary digits before its zeros, rounded up to a multiple of `devices`."""
-    unit = 1 << max(0, rows.bit_length() - 4)
+    """Return the next number of at most five binary digits before its zeros, rounded up to a multiple of `devices`."""
+    unit = 1 << max(0, rows.bit_length() - 5)
     rows = -(-rows // unit) * unit
     return -(-rows // devices) * devices

@@ -82,11 +82,14 @@ def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array)
 
     def body(t: Array, carry: tuple) -> tuple:
         state, hs = carry
-        state, h = step(params, state, jax.tree.map(lambda array: array[t], xs))
-        return state, hs.at[t].set(h)
+        state, h = step(params, state, at(t))
+        return state, hs.at[t].set(h, mode="promise_in_bounds")
+
+    def at(t: Any) -> Any:
+        return jax.tree.map(lambda array: array.at[t].get(mode="promise_in_bounds"), xs)
 
     time = jax.tree.leaves(xs)[0].shape[0]
-    h = jax.eval_shape(step, params, state, jax.tree.map(lambda array: array[0], xs))[1]
+    h = jax.eval_shape(step, params, state, at(0))[1]
     state, hs = lax.fori_loop(0, steps, body, (state, jnp.zeros((time, *h.shape), h.dtype)))
     return hs, state
 
