@@ -21,7 +21,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["LSTM", "Cell", "LSTMParams", "LSTMState", "cast_like", "init_lstm", "lstm_cell", "widen"]
+__all__ = [
+    "LSTM",
+    "Cell",
+    "LSTMParams",
+    "LSTMState",
+    "cast_like",
+    "count_draws",
+    "init_lstm",
+    "lstm_cell",
+    "lstm_from_draws",
+    "widen",
+]
 
 F, G = 1, 2  # the places of the forget gate and of the candidate among the four
 
@@ -231,18 +242,32 @@ def init_lstm(
         >>> init_lstm(jax.random.key(0), input_size=3, hidden_size=5).weight_ih.shape
         (3, 20)
     """
-    key_ih, key_hh, key_bias = jax.random.split(key, 3)
-    fan_in = input_size if fan_in is None else fan_in
     drawn = jnp.promote_types(dtype, jnp.float32)
-    orthogonal = jax.nn.initializers.orthogonal()
-    normal_ih = jax.random.normal(key_ih, (input_size, 4, hidden_size), drawn) / fan_in**0.5
-    normal_bias = jax.random.normal(key_bias, (hidden_size,), drawn) / fan_in**0.5
-    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
-    gates_hh = [orthogonal(key_gate, (hidden_size, hidden_size), drawn) for key_gate in jax.random.split(key_hh, 4)]
-    # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
-    params = LSTMParams(
-        weight_ih=normal_ih.at[:, G].multiply(input_scale).reshape(input_size, -1),
-        weight_hh=jnp.concatenate(gates_hh, axis=1),
-        bias=jnp.zeros((4, hidden_size), drawn).at[F].set(1).at[G].set((input_scale - 1) * normal_bias).reshape(-1),
-    )
+    normal = jax.random.normal(key, (count_draws(input_size, hidden_size),), drawn)
+    params = lstm_from_draws(normal, input_size, hidden_size, input_scale, input_size if fan_in is None else fan_in)
     return jax.tree.map(lambda array: array.astype(dtype), params)
+
+
+def count_draws(input_size: int, hidden_size: int) -> int:
+    """Return how many normal numbers `lstm_from_draws` takes."""
+    return (input_size + 1 + hidden_size) * 4 * hidden_size
+
+
+def lstm_from_draws(normal: Array, input_size: int, hidden_size: int, input_scale: float, fan_in: int) -> LSTMParams:
+    """Return the parameters that `init_lstm` describes, made of standard normal numbers."""
+    weights = normal.reshape(-1, 4, hidden_size)
+    weight_ih, bias = weights[:input_size] / fan_in**0.5, weights[input_size, G] / fan_in**0.5
+    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
+    weight_hh = jax.lax.map(_orthogonal, weights[input_size + 1 :].swapaxes(0, 1))
+    # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
+    return LSTMParams(
+        weight_ih=weight_ih.at[:, G].multiply(input_scale).reshape(input_size, -1),
+        weight_hh=weight_hh.swapaxes(0, 1).reshape(hidden_size, -1),
+        bias=jnp.zeros_like(weights[0]).at[F].set(1).at[G].set((input_scale - 1) * bias).reshape(-1),
+    )
+
+
+def _orthogonal(normal: Array) -> Array:
+    """Return an orthogonal matrix, any as likely as any other (Mezzadri, "How to Generate Random Matrices", 2007)."""
+    q, r = jnp.linalg.qr(normal)
+    return q * jnp.sign(jnp.diagonal(r))
