@@ -249,12 +249,38 @@ def init_lstm(
 
 
 def count_draws(input_size: int, hidden_size: int) -> int:
-    """Return how many normal numbers `lstm_from_draws` takes."""
+    """Return how many normal numbers `lstm_from_draws` takes.
+
+    Args:
+        input_size: the number of features I.
+        hidden_size: the number of hidden units H.
+
+    Returns:
+        (I + 1 + H) · 4H.
+
+    Example:
+        >>> count_draws(input_size=3, hidden_size=5)
+        180
+    """
     return (input_size + 1 + hidden_size) * 4 * hidden_size
 
 
 def lstm_from_draws(normal: Array, input_size: int, hidden_size: int, input_scale: float, fan_in: int) -> LSTMParams:
-    """Return the parameters that `init_lstm` describes, made of standard normal numbers."""
+    """Return the parameters that `init_lstm` describes, for whoever draws the numbers of many layers at once.
+
+    Args:
+        normal: standard normal numbers, `[count_draws(input_size, hidden_size)]`; their dtype is the parameters'.
+        input_size, hidden_size, input_scale, fan_in: as for `init_lstm`.
+
+    Returns:
+        The parameters.
+
+    Example:
+        >>> normal = jax.random.normal(jax.random.key(0), (count_draws(3, 5),))
+        >>> params = lstm_from_draws(normal, input_size=3, hidden_size=5, input_scale=1.0, fan_in=3)
+        >>> bool((params.weight_ih == init_lstm(jax.random.key(0), input_size=3, hidden_size=5).weight_ih).all())
+        True
+    """
     weights = normal.reshape(-1, 4, hidden_size)
     weight_ih, bias = weights[:input_size] / fan_in**0.5, weights[input_size, G] / fan_in**0.5
     # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
