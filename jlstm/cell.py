@@ -100,7 +100,7 @@ class Cell(NamedTuple):
 
 
 def _linear(params: LSTMParams, h: Array, x: Array) -> Array:
-    read = x @ params.weight_ih if x.ndim == h.ndim else params.weight_ih[x]
+    read = x @ params.weight_ih if x.ndim == h.ndim else jnp.asarray(params.weight_ih)[x]
     return read + h @ params.weight_hh + params.bias
 
 

@@ -61,7 +61,7 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         tree = jax.tree.map(functools.partial(_copy_on, first), tree)
     place = NamedSharding(mesh, P()) if mesh else SingleDeviceSharding(first)
-    # Asked first, since `device_put` takes 60 µs to find that it has nothing to do: half a prediction's time.
+    # Asked first: `device_put` takes 60 µs to find that it has nothing to do, and a short prediction 300.
     if all(getattr(leaf, "sharding", None) == place for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.device_put(tree, place)

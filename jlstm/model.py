@@ -249,9 +249,9 @@ def forward(
 def _run(
     layer: LSTMParams, xs: Array, state: LSTMState | None, lengths: Array | None, config: LSTMConfig
 ) -> tuple[Array, LSTMState]:
-    """Run one layer, at a width that vectors of 16 numbers divide: 250 as 256 units takes 0.93 of the time.
+    """Run one layer, at a width that 16 divides: 250 units as 256 take 0.93 of the time, 0.96 with the gradient.
 
-    With a single sequence, whose weights are read once a step, it would take longer.
+    With a single sequence, whose time goes into reading the weights, they would take longer.
     """
     extra = -config.hidden_size % 16 if len(xs) > 1 else 0
     if extra == 0:

@@ -303,6 +303,13 @@ def test_steps_beyond_the_longest_length_are_not_taken():
         assert not np.any(hs[:, max(lengths) :])
 
 
+def test_ids_with_parameters_in_numpy():
+    params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    ids = np.array([[0, 2, 1], [1, 1, 0]])
+    hs, _ = unroll(jax.tree.map(np.asarray, params), ids)
+    np.testing.assert_allclose(hs, unroll(params, np.eye(3)[ids])[0], rtol=0, atol=1e-6)
+
+
 def test_other_lengths_compile_nothing_anew():
     _, params, xs, state = given("lstm", "float32")
     traces = []
