@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
+from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, init_lstm, lstm_cell
 from jlstm.unroll import unroll
 
 B, T, INPUTS, H = 3, 5, 2, 3
