@@ -547,7 +547,7 @@ def test_ctrl_c_is_answered_and_leaves_the_finished_epochs():
         process.send_signal(signal.SIGINT)
         try:
             lines = process.communicate(timeout=20)[0].split("\n")  # about half a second on an idle machine
-        except subprocess.TimeoutExpired:  # seen once in some 900 runs, and not explained: ask again, as a user would
+        except subprocess.TimeoutExpired:  # seen once in some 800 runs, not explained: ask again, as a user would
             process.send_signal(signal.SIGINT)
             lines = process.communicate(timeout=20)[0].split("\n")
     finally:
