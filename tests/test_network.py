@@ -227,7 +227,7 @@ def test_validation_is_the_loss_after_each_epoch():
 
 # Larger networks: layers, dropout, tokens, and streams of a long text.
 
-TEXT = np.arange(50) % C  # there is something to learn: what follows is the next id
+TEXT = np.random.default_rng(1).integers(C, size=50)
 STREAMS = Streams(TEXT, streams=3, length=5)  # three windows each
 LARGER = {"input_size": C, "inputs": "tokens", "layers": 2, "dropout": 0.25}
 
@@ -261,14 +261,19 @@ def test_streams_train(on_streams, capfd):
     history, state = on_streams.history, on_streams._trained.state
     assert (len(history.loss), len(history.validation), int(state.step)) == (2, 2, 6)
     assert state.memory[1].h.shape == (3, H)
-    before = on_streams.loss_function(new(**LARGER).predict(TEXT[:-1]), TEXT[1:])
-    assert on_streams.loss_function(on_streams.predict(TEXT[:-1]), TEXT[1:]) < before
     parts = []
     again = new(**LARGER, progress=True, batch_size=64)  # streams have a batch of their own size
     trained(again, STREAMS, callback_every=1, periodic_callback=lambda: parts.append(len(again.history.loss)))
     assert_same_bits(again, on_streams)
     assert parts == [1, 2]
     assert "loss" in capfd.readouterr().err
+
+
+def test_streams_are_learned():
+    text, net = np.arange(50) % C, new(**LARGER)
+    before = net.loss_function(net.predict(text[:-1]), text[1:])
+    trained(net, Streams(text, streams=3, length=5), epochs=30)
+    assert net.loss_function(net.predict(text[:-1]), text[1:]) < before / 4
 
 
 # To a file and back.
@@ -526,7 +531,7 @@ def test_error_in_the_callback_leaves_the_finished_epochs(error):
 
 INTERRUPTED = """
 import faulthandler
-faulthandler.dump_traceback_later(30)  # tells where it stood, if it is not answered
+faulthandler.dump_traceback_later(15)  # where it stands, if Ctrl-C is not answered: seen once in some 800 runs
 import numpy as np
 from jlstm import LSTMNetwork
 
@@ -545,11 +550,7 @@ def test_ctrl_c_is_answered_and_leaves_the_finished_epochs():
     try:
         assert process.stdout.readline() == "going\n"  # an epoch is finished, and another is being trained
         process.send_signal(signal.SIGINT)
-        try:
-            lines = process.communicate(timeout=20)[0].split("\n")  # about half a second on an idle machine
-        except subprocess.TimeoutExpired:  # seen once in some 800 runs, not explained: ask again, as a user would
-            process.send_signal(signal.SIGINT)
-            lines = process.communicate(timeout=20)[0].split("\n")
+        lines = process.communicate(timeout=20)[0].split("\n")  # about half a second on an idle machine
     finally:
         process.kill()
     assert process.returncode == 0
