@@ -332,3 +332,11 @@ def test_nothing_is_left_out_without_a_key_or_a_share():
 
     assert program(DROPPING) == program(EACH2, KEY) == program(EACH2)
     assert program(DROPPING, KEY) != program(EACH2)
+
+
+def test_every_layer_has_draws_of_its_own():
+    config = LSTMConfig(input_size=4, hidden_size=4, output_size=4, layers=3)
+    params = init_params(jax.random.key(0), config)
+    drawn = np.stack([weight for layer in params.layers for weight in (layer.weight_ih, layer.weight_hh)])
+    assert len(np.unique(drawn)) == drawn.size
+    assert not np.isin(params.readout.weight, drawn).any()
