@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "widen",
 ]
 
-F, G = 1, 2  # the places of the forget gate and of the candidate among the four
+G = 2  # the place of the candidate among the four
 
 
 class LSTMParams(NamedTuple):
@@ -265,11 +266,12 @@ def count_draws(input_size: int, hidden_size: int) -> int:
     return (input_size + 1 + hidden_size) * 4 * hidden_size
 
 
-def lstm_from_draws(normal: Array, input_size: int, hidden_size: int, input_scale: float, fan_in: int) -> LSTMParams:
+def lstm_from_draws(normal: Any, input_size: int, hidden_size: int, input_scale: float, fan_in: int) -> LSTMParams:
     """Return the parameters that `init_lstm` describes, for whoever draws the numbers of many layers at once.
 
     Args:
-        normal: standard normal numbers, `[count_draws(input_size, hidden_size)]`; their dtype is the parameters'.
+        normal: standard normal numbers, `[count_draws(input_size, hidden_size)]`, in JAX or in NumPy, which compiles
+            nothing; their library and their dtype are the parameters'.
         input_size, hidden_size, input_scale, fan_in: as for `init_lstm`.
 
     Returns:
@@ -281,19 +283,24 @@ def lstm_from_draws(normal: Array, input_size: int, hidden_size: int, input_scal
         >>> bool((params.weight_ih == init_lstm(jax.random.key(0), input_size=3, hidden_size=5).weight_ih).all())
         True
     """
+    xp = normal.__array_namespace__()
     weights = normal.reshape(-1, 4, hidden_size)
-    weight_ih, bias = weights[:input_size] / fan_in**0.5, weights[input_size, G] / fan_in**0.5
-    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
-    weight_hh = jax.lax.map(_orthogonal, weights[input_size + 1 :].swapaxes(0, 1))
     # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
+    scales = xp.asarray([1.0, 1.0, input_scale, 1.0], dtype=normal.dtype)[:, None] / fan_in**0.5
+    candidate = (input_scale - 1) / fan_in**0.5 * weights[input_size, G]
+    square = xp.moveaxis(weights[input_size + 1 :], 1, 0)
+    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
+    orthogonal = _orthogonal(square) if isinstance(normal, np.ndarray) else jax.lax.map(_orthogonal, square)
+    zeros = xp.zeros_like(candidate)
     return LSTMParams(
-        weight_ih=weight_ih.at[:, G].multiply(input_scale).reshape(input_size, -1),
-        weight_hh=weight_hh.swapaxes(0, 1).reshape(hidden_size, -1),
-        bias=jnp.zeros_like(weights[0]).at[F].set(1).at[G].set((input_scale - 1) * bias).reshape(-1),
+        weight_ih=(scales * weights[:input_size]).reshape(input_size, -1),
+        weight_hh=xp.moveaxis(orthogonal, 0, 1).reshape(hidden_size, -1),
+        bias=xp.concat([zeros, zeros + 1, candidate, zeros]),
     )
 
 
-def _orthogonal(normal: Array) -> Array:
-    """Return an orthogonal matrix, any as likely as any other (Mezzadri, "How to Generate Random Matrices", 2007)."""
-    q, r = jnp.linalg.qr(normal)
-    return q * jnp.sign(jnp.diagonal(r))
+def _orthogonal(normal: Any) -> Any:
+    """Return orthogonal matrices, any as likely as any other (Mezzadri, "How to Generate Random Matrices", 2007)."""
+    xp = normal.__array_namespace__()
+    q, r = xp.linalg.qr(normal)
+    return q * xp.sign(xp.linalg.diagonal(r))[..., None, :]

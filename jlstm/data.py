@@ -1,6 +1,6 @@
 """What a user hands in becomes arrays of known shape, or a clear error; the only place where data is checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,10 +22,16 @@ __all__ = [
     "check_text",
     "class_ids",
     "count",
+    "filled_up",
     "finite_numbers",
     "inputs_of",
+    "rounded_up",
+    "steps_in",
     "take",
+    "with_room",
 ]
+
+LEAST_STEPS = 16  # shorter sequences share a compiled shape
 
 
 class Batch(NamedTuple):
@@ -107,6 +113,9 @@ class Streams:
         streams: how many streams, the sequences of a batch.
         length: the number of steps of a window.
 
+    Attributes:
+        characters: how many ids the text has.
+
     Raises:
         TypeError: `ids`, `streams` or `length` is not of integers.
         ValueError: `ids` has not one axis, holds a negative id, or is too short for a window of every stream and the id
@@ -120,25 +129,27 @@ class Streams:
     ids: Any
     streams: int
     length: int
+    characters: int = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("streams", "length"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
         least = f"streams * length = {self.streams} * {self.length}"
         object.__setattr__(self, "ids", _long_text(self.ids, self.streams * self.length, least))
+        object.__setattr__(self, "characters", len(self.ids))
 
     @property
     def windows(self) -> int:
         """How many windows each stream has."""
-        return (self.ids.shape[0] - 1) // self.streams // self.length
+        return (self.characters - 1) // self.streams // self.length
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        return (self.ids,), (self.streams, self.length)
+        return (self.ids, self.characters), (self.streams, self.length)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, leaves: tuple) -> "Streams":
         streams = object.__new__(cls)  # its leaves may be tracers, which can't be checked
-        for name, value in zip(("ids", "streams", "length"), (*leaves, *static), strict=True):
+        for name, value in zip(("ids", "characters", "streams", "length"), (*leaves, *static), strict=True):
             object.__setattr__(streams, name, value)
         return streams
 
@@ -151,6 +162,74 @@ def count(data: Data) -> int:
     if isinstance(data, Streams):
         return data.streams
     return len(data) if isinstance(data, Windows) else data.xs.shape[0]
+
+
+def steps_in(data: Data) -> int:
+    """Return how many time steps an epoch has, those of padding included."""
+    if isinstance(data, Streams):
+        return data.streams * data.windows * data.length
+    return count(data) * (data.length if isinstance(data, Windows) else data.xs.shape[1])
+
+
+def with_room(data: Data, digits: int, config: LSTMConfig, *, ragged: bool) -> Data:
+    """Return data in arrays of sizes that others near by have too, so that they need no compilation of their own.
+
+    Args:
+        data: all sequences.
+        digits: to how many binary digits the number of sequences, or of characters, is rounded up; with 1, the next
+            power of two, the time steps of sequences are as well, to 16 at the least.
+        config: the network that will read them.
+        ragged: whether lengths are to be known, also where all sequences are of one.
+
+    Returns:
+        The same data for `take`, with nothing behind them.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> roomy = with_room(Batch(np.ones((5, 20, 1)), np.ones((5, 20), int)), 1, config, ragged=True)
+        >>> roomy.xs.shape, roomy.lengths
+        ((8, 32, 1), array([20, 20, 20, 20, 20,  0,  0,  0], dtype=int32))
+    """
+    if not isinstance(data, Batch):
+        (ids, *rest), form = jax.tree.flatten(data)
+        return jax.tree.unflatten(form, [filled_up(ids, rounded_up(len(ids), digits)), *rest])
+    sequences, time = data.xs.shape[:2]
+    rows = rounded_up(sequences, digits)
+    steps = max(LEAST_STEPS, rounded_up(time, 1)) if digits == 1 else time
+    lengths = data.lengths
+    if lengths is None and ragged:
+        lengths = np.full(sequences, time)
+    return Batch(
+        filled_up(data.xs, rows, steps),
+        filled_up(data.ys, rows, steps) if config.target == "each" else filled_up(data.ys, rows),
+        None if lengths is None else filled_up(np.asarray(lengths, np.int32), rows),
+    )
+
+
+def rounded_up(number: int, digits: int) -> int:
+    """Return the next number of at most so many binary digits before its zeros.
+
+    Example:
+        >>> [rounded_up(number, 1) for number in (4, 5)], [rounded_up(number, 5) for number in (31, 33, 100, 101)]
+        ([4, 8], [31, 34, 100, 104])
+    """
+    unit = 1 << max(0, number.bit_length() - digits)
+    return -(-number // unit) * unit
+
+
+def filled_up(array: Any, *shape: int) -> Any:
+    """Return the array with zeros behind its first axes, so that these have the lengths `shape`.
+
+    Example:
+        >>> filled_up(np.array([1, 2]), 4)
+        array([1, 2, 0, 0])
+    """
+    shape += array.shape[len(shape) :]
+    if array.shape == shape:
+        return array
+    filled = np.zeros(shape, array.dtype)
+    filled[tuple(slice(length) for length in array.shape)] = array
+    return filled
 
 
 def take(data: Data, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
@@ -175,7 +254,7 @@ def take(data: Data, rows: Array, config: LSTMConfig, *, padded: bool = False) -
     if not isinstance(data, Batch):
         starts = found * data.stride if isinstance(data, Windows) else found
         places = starts[:, None] + jnp.arange(data.length + 1)
-        ids = jnp.asarray(data.ids)[places % data.ids.shape[0]]
+        ids = jnp.asarray(data.ids)[places % data.characters if isinstance(data, Streams) else places]
         batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
     else:
         batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)

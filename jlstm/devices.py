@@ -56,13 +56,16 @@ def _mesh(devices: tuple[jax.Device, ...]) -> Mesh | None:
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """Put a pytree on every device of `mesh`, or on the first one where that is None; nothing is copied in vain."""
+    """Put a pytree on every device of `mesh`, or on the first one where that is None; nothing is copied in vain.
+
+    All that comes back is committed to its place: what is not would compile anew whatever takes it first.
+    """
     first = jax.local_devices()[0]
     if mesh is None:
         tree = jax.tree.map(functools.partial(_copy_on, first), tree)
     place = NamedSharding(mesh, P()) if mesh else SingleDeviceSharding(first)
     # Asked first: `device_put` takes 60 µs to find that it has nothing to do, and a short prediction 300.
-    if all(getattr(leaf, "sharding", None) == place for leaf in jax.tree.leaves(tree)):
+    if all(isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == place for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.device_put(tree, place)
 

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -16,9 +17,10 @@ from jax import Array
 from jlstm import checkpoint, sampling
 from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
-from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
+from jlstm.model import LSTMConfig, ModelParams, draw_params, real_number, whole_number
+from jlstm.optimizers import Rate, Schedule, average_of, averaged, cosine
 from jlstm.progress import Progress
-from jlstm.training import Report, Schedule, average_of, averaged, evaluate, fit, initial_state
+from jlstm.training import Report, evaluate, fit, fresh_state
 
 __all__ = ["CharLM", "Checked", "decode", "encode"]
 
@@ -137,9 +139,17 @@ class CharLM:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         steps = epochs * data.windows
-        optimizer = _AdamW(real_number("weight_decay", weight_decay), average=1 - 1 / max(1, AVERAGED * steps))
-        schedule = Schedule(real_number("learning_rate", learning_rate), 0.0, 0, 0.0, float(data.windows), float(steps))
-        key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
+        optimizer = _AdamW(real_number("weight_decay", weight_decay))
+        schedule = Schedule(
+            learning_rate=real_number("learning_rate", learning_rate),
+            decay_rate=0.0,
+            first_step=0,
+            first_epoch=0.0,
+            epoch_steps=float(data.windows),
+            steps=float(steps),
+            warmup=min(WARMUP_STEPS, steps // 2),
+        )
+        seed = whole_number("seed", seed, least=0, most=2**63 - 1)
 
         began, best, lowest, latest, checked = time.perf_counter(), None, np.inf, None, 0.0
         shown = Progress(epochs, data.windows * data.streams * data.length, "characters") if progress else None
@@ -162,7 +172,8 @@ class CharLM:
 
         report = None
         try:
-            state = initial_state(key, config=config, optimizer=optimizer)
+            key = jax.random.key(seed)
+            state = fresh_state(draw_params(seed, config), key, config=config, optimizer=optimizer)
             for report in fit(
                 state,
                 schedule,
@@ -171,7 +182,7 @@ class CharLM:
                 batch_size=data.streams,
                 config=config,
                 optimizer=optimizer,
-                shape=_WarmupCosine(steps, min(WARMUP_STEPS, steps // 2)),
+                shape=_cosine_to_last_rate,
             ):
                 done = report.epoch + report.part
                 if report.part == 1 and (done % check_every == 0 or done == epochs):
@@ -394,23 +405,15 @@ def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
 
 @dataclass(frozen=True)
 class _AdamW:
-    """The optimiser as a value, so that a second training with the same numbers compiles nothing anew."""
+    """The optimiser as a value, so that a second training with the same weight decay compiles nothing anew."""
 
     weight_decay: float
-    average: float
 
-    def __call__(self, rate: optax.Schedule) -> optax.GradientTransformation:
+    def __call__(self, rate: Rate) -> optax.GradientTransformation:
         adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=self.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(1.0), adamw, averaged(self.average))
+        average = averaged(1 - 1 / jnp.maximum(1, AVERAGED * rate.schedule.steps))
+        return optax.chain(optax.clip_by_global_norm(1.0), adamw, average)
 
 
-@dataclass(frozen=True)
-class _WarmupCosine:
-    """The shape of the learning rate: it rises over the first steps, then falls as a cosine to `LAST_RATE`."""
-
-    steps: int
-    warmup: int
-
-    def __call__(self, part: Array) -> Array:
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, self.warmup, self.steps, end_value=LAST_RATE)
-        return shape(part * self.steps + 1)
+def _cosine_to_last_rate(part: Array) -> Array:
+    return LAST_RATE + (1 - LAST_RATE) * cosine(part)

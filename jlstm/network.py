@@ -13,10 +13,11 @@ from jax import Array
 from jlstm.checkpoint import Saved, load, save
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
 from jlstm.devices import everywhere
-from jlstm.model import LSTMConfig, ModelParams, real_number, whole_number
+from jlstm.model import LSTMConfig, ModelParams, draw_params, real_number, whole_number
+from jlstm.optimizers import IDLE, Optimizer, Schedule, adam, cosine, first_alike
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.training import Schedule, TrainState, adam, batches_of, cosine, evaluate, fit, fresh_state, initial_state
+from jlstm.training import TrainState, batches_of, evaluate, fit, fresh_state
 
 __all__ = ["History", "LSTMNetwork"]
 
@@ -87,7 +88,7 @@ class LSTMNetwork:
         layers: int = 1,
         dropout: float = 0.0,
         seed: int = 0,
-        optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adam,
+        optimizer: Optimizer = adam,
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
         input_scale: float | None = None,
@@ -104,15 +105,16 @@ class LSTMNetwork:
         for name, function in (("optimizer", optimizer), ("schedule", schedule)):
             if not callable(function):
                 raise TypeError(f"{name}: expected a callable, got {function!r}")
-        made = optimizer(optax.constant_schedule(0.0))
+        made = optimizer(IDLE)
         if not isinstance(made, optax.GradientTransformation):
             raise TypeError(f"optimizer: expected it to return an optax GradientTransformation, got {made!r}")
         self.apply_softmax = bool(apply_softmax)
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
         self.progress = progress
-        self._optimizer, self._schedule = optimizer, schedule
-        key = jax.random.key(whole_number("seed", seed, least=0, most=2**63 - 1))
-        self._trained = _Trained(everywhere(initial_state(key, config=self.config, optimizer=optimizer)), History())
+        seed = whole_number("seed", seed, least=0, most=2**63 - 1)
+        params = draw_params(seed, self.config)
+        self._optimizer, self._schedule = first_alike(optimizer, schedule, params)
+        self._trained = _Trained(self._fresh_state(params, jax.random.key(seed)), History())
 
     @property
     def params(self) -> ModelParams:
@@ -132,8 +134,10 @@ class LSTMNetwork:
             if checked[-1].shape != old.shape:
                 raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
         params = jax.tree.unflatten(form, checked)
-        state = fresh_state(params, self._trained.state.key, config=self.config, optimizer=self._optimizer)
-        self._trained = self._trained._replace(state=everywhere(state))
+        self._trained = self._trained._replace(state=self._fresh_state(params, self._trained.state.key))
+
+    def _fresh_state(self, params: ModelParams, key: Array) -> TrainState:
+        return everywhere(fresh_state(params, key, config=self.config, optimizer=self._optimizer))
 
     @property
     def history(self) -> History:
@@ -217,7 +221,9 @@ class LSTMNetwork:
                     loss += (report.loss,)
                     if held_out is not None:
                         params = report.state.params
-                        validation_loss += (evaluate(params, held_out, batch_size=batch_size, config=self.config),)
+                        validation_loss += (
+                            evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs),
+                        )
                 self._trained = _Trained(report.state, History(loss, validation_loss))
                 done = report.epoch + report.part
                 if progress:
@@ -294,7 +300,7 @@ class LSTMNetwork:
         path: str | PathLike[str],
         *,
         seed: int = 0,
-        optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adam,
+        optimizer: Optimizer = adam,
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
         progress: bool = True,

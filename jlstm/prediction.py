@@ -8,6 +8,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jlstm.data import LEAST_STEPS, filled_up, rounded_up
 from jlstm.devices import AXIS, mesh_for, replicate, split_batch
 from jlstm.model import LSTMConfig, ModelParams, forward
 
@@ -15,7 +16,6 @@ __all__ = ["predict"]
 
 MOST_ROWS = 256
 MOST_STEPS = 256
-LEAST_STEPS = 16
 
 
 def predict(
@@ -67,15 +67,16 @@ def _predict_block(
     """Return `[N, T, C]`, or `[N, C]`, for sequences that each have so many steps; all T where that is None."""
     rows, time = sequences.shape[:2]
     mesh = mesh_for(rows)
-    height = _rounded_up(rows, 1 if mesh is None else mesh.size)
+    devices = 1 if mesh is None else mesh.size
+    height = -(-rounded_up(rows, 5) // devices) * devices
     params = replicate(params, mesh)
     scores, state = np.empty((rows, time, config.output_size), np.float32), None
     for start in range(0, time, MOST_STEPS):
         count = min(time - start, MOST_STEPS)
-        xs = _filled_up(sequences[:, start : start + count], height, _power_of_two(count))
+        xs = filled_up(sequences[:, start : start + count], height, max(LEAST_STEPS, rounded_up(count, 1)))
         lengths: Any = np.int32(count)  # one for all, which needs no mask
         if steps is not None:
-            lengths = _filled_up(np.clip(steps - start, 0, count).astype(np.int32), height)
+            lengths = filled_up(np.clip(steps - start, 0, count).astype(np.int32), height)
         piece, state = _scores(
             params,
             xs,
@@ -115,24 +116,3 @@ def _scores(
     split = P(AXIS)
     in_specs = (P(), split, split, split if lengths.ndim else P())
     return split_batch(run, mesh, in_specs, split)(params, xs, state, lengths)
-
-
-def _filled_up(array: np.ndarray, *shape: int) -> np.ndarray:
-    """Return the array with zeros behind its first axes, so that these have the lengths `shape`."""
-    shape += array.shape[len(shape) :]
-    if array.shape == shape:
-        return array
-    filled = np.zeros(shape, array.dtype)
-    filled[tuple(slice(length) for length in array.shape)] = array
-    return filled
-
-
-def _power_of_two(steps: int) -> int:
-    return max(LEAST_STEPS, 1 << (int(steps) - 1).bit_length())
-
-
-def _rounded_up(rows: int, devices: int) -> int:
-    """Return the next number of at most five binary digits before its zeros, rounded up to a multiple of `devices`."""
-    unit = 1 << max(0, rows.bit_length() - 5)
-    rows = -(-rows // unit) * unit
-    return -(-rows // devices) * devices

@@ -1,6 +1,5 @@
 """Learning: optax over mini-batches, as pure `init` and `step`, and as many steps in one compiled call."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,30 +13,15 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.cell import LSTMState
-from jlstm.data import Batch, Data, Streams, Windows, count, take
+from jlstm.data import Batch, Data, Streams, Windows, count, rounded_up, steps_in, take, with_room
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, init_params, zero_state
+from jlstm.model import LSTMConfig, ModelParams, zero_state
+from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
 
-__all__ = [
-    "Report",
-    "Schedule",
-    "TrainState",
-    "Trainer",
-    "adam",
-    "average_of",
-    "averaged",
-    "batches_of",
-    "constant",
-    "cosine",
-    "evaluate",
-    "fit",
-    "fresh_state",
-    "initial_state",
-    "rate",
-    "trainer",
-]
+__all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
+SHORT_FLOPS = 2e10  # computed in about the time that a program takes to compile, with all that the rounding adds
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
 
@@ -119,118 +103,9 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
 
 
 @jax.jit(static_argnames=("config", "optimizer"))
-def initial_state(key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
-    """Return the state to start from, its parameters drawn, for an optimiser given as `fit` takes it."""
-    key_params, key_training = jax.random.split(key)
-    return fresh_state(init_params(key_params, config), key_training, config=config, optimizer=optimizer)
-
-
-@jax.jit(static_argnames=("config", "optimizer"))
-def fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Callable) -> TrainState:
-    """Return the state to go on from with these parameters."""
-    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params, key)
-
-
-def adam(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Return Adam (Kingma and Ba, 2015) behind clipping of the gradient's global norm at 1 (Pascanu et al., 2013)."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-
-
-class AverageState(NamedTuple):
-    """The state of `averaged`.
-
-    Attributes:
-        steps: how many were taken, an int32 scalar.
-        average: the average of the parameters after each of them.
-    """
-
-    steps: Array
-    average: Any
-
-
-def averaged(decay: float) -> optax.GradientTransformation:
-    """Return a transformation that changes no update and keeps a moving average of the parameters.
-
-    Chained behind the optimiser, as averages of late iterates generalise better than the last one (Polyak and Juditsky,
-    "Acceleration of Stochastic Approximation by Averaging", 1992).
-
-    Args:
-        decay: what the average keeps at each step; at step n it is (1 + n) / (10 + n) while that is less.
-
-    Returns:
-        The transformation, which needs the parameters; `average_of` finds the average in the optimiser's state.
-
-    Example:
-        >>> optimizer = optax.chain(optax.sgd(1.0), averaged(0.9))
-        >>> _, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)), jnp.ones(1))
-        >>> round(float(average_of(state)[0]), 6)    # of the first 1 a tenth is kept; the step led to 0
-        0.1
-    """
-
-    def init(params: Any) -> AverageState:
-        return AverageState(jnp.zeros((), jnp.int32), params)
-
-    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
-        kept = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
-        after = optax.apply_updates(params, updates)
-        return updates, AverageState(state.steps + 1, optax.incremental_update(after, state.average, 1 - kept))
-
-    return optax.GradientTransformation(init, update)
-
-
-def average_of(opt_state: Any) -> Any:
-    """Return the average that `averaged` keeps in an optimiser's state."""
-    return optax.tree.get(opt_state, "average")
-
-
-class Schedule(NamedTuple):
-    """The numbers of the learning rate; they are traced, so other ones compile nothing anew.
-
-    Attributes:
-        learning_rate: the rate to start from.
-        decay_rate: how much is added to the divisor an epoch.
-        first_step: the steps that were taken before this training.
-        first_epoch: the epochs that were finished before this training.
-        epoch_steps: the steps of one epoch.
-        steps: the steps of this training.
-    """
-
-    learning_rate: Any
-    decay_rate: Any
-    first_step: Any
-    first_epoch: Any
-    epoch_steps: Any
-    steps: Any
-
-
-def rate(schedule: Schedule, shape: Callable[[Array], Array], step: Array) -> Array:
-    """Return the learning rate at a step.
-
-    learning_rate · shape(p) / (1 + decay_rate · epoch), where p is the part of this training that is done, from 0 to 1,
-    and epoch counts from the network's first epoch, in fractions.
-
-    Args:
-        schedule: the numbers.
-        shape: a function of p, such as `cosine`.
-        step: the number of steps that were taken, from the network's first.
-
-    Returns:
-        The rate, a scalar.
-    """
-    done = step - schedule.first_step
-    epoch = schedule.first_epoch + done / schedule.epoch_steps
-    part = jnp.clip(done / schedule.steps, 0, 1)
-    return schedule.learning_rate * shape(part) / (1 + schedule.decay_rate * epoch)
-
-
-def cosine(part: Array) -> Array:
-    """Return (1 + cos πp) / 2, which falls from 1 to 0 (Loshchilov and Hutter, "SGDR", 2017)."""
-    return (1 + jnp.cos(jnp.pi * part)) / 2
-
-
-def constant(part: Array) -> Array:
-    """Return 1: the rate falls by `decay_rate` alone."""
-    return jnp.ones_like(part)
+def fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Optimizer) -> TrainState:
+    """Return the state to start from with these parameters, for an optimiser given as `fit` takes it."""
+    return trainer(config, optimizer(IDLE)).init(params, key)
 
 
 class Report(NamedTuple):
@@ -257,7 +132,7 @@ def fit(
     epochs: int,
     batch_size: int,
     config: LSTMConfig,
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation],
+    optimizer: Optimizer,
     shape: Callable[[Array], Array] = cosine,
 ) -> Iterator[Report]:
     """Train for some epochs of mini-batches, shuffled anew in each, and report after every compiled call.
@@ -275,7 +150,8 @@ def fit(
         batch_size: the most sequences a mini-batch may have; the epoch's batches differ by one sequence at the most.
             `Streams` have a batch of their own size.
         config: the network.
-        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`.
+        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`; another function
+            compiles anew, also where it computes the same (see `first_alike`).
         shape: the shape of the learning rate over this training.
 
     Yields:
@@ -284,14 +160,16 @@ def fit(
     Raises:
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
-    batches, width, mesh = _layout(data, batch_size)
-    state, schedule, data = replicate((state._replace(memory=None), schedule, data), mesh)
+    batches, width, mesh, padded, digits = _lay_out(data, batch_size, state.params, epochs)
+    held = replicate(with_room(data, digits, config, ragged=padded), mesh)
+    state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     size = 1
     for epoch in range(epochs):
-        order = replicate(_draw_order(state.key, state.step, data, batches=batches, width=width), mesh)
+        order = _draw_order(state.key, state.step, data, batches=batches, width=width)
+        order = replicate(_with_spare(order), mesh)
         if isinstance(data, Streams):
             state = state._replace(memory=scatter(zero_state(state.params, width), mesh))
-        total, start = replicate(jnp.zeros(()), mesh), 0
+        total, start = replicate(np.zeros((), np.float32), mesh), 0
         while start < batches:
             stop = min(start + size, batches)
             began = time.perf_counter()
@@ -299,13 +177,14 @@ def fit(
                 state,
                 total,
                 schedule,
-                data,
+                held,
                 order,
                 start,
                 stop,
                 config=config,
                 optimizer=optimizer,
                 shape=shape,
+                padded=padded,
                 mesh=mesh,
             )
             if not finite:  # waits for the call to end
@@ -323,28 +202,72 @@ def batches_of(data: Data, batch_size: int) -> int:
     return data.windows if isinstance(data, Streams) else -(-count(data) // batch_size)
 
 
-def evaluate(params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig) -> float:
-    """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences."""
-    batches, width, mesh = _layout(data, batch_size)
-    order = _batches(np.arange(count(data)), batches, width)
-    params, data, order = replicate((params, data, order), mesh)
-    sums, size, start = replicate((jnp.zeros(()), jnp.zeros(())), mesh), 1, 0
+def evaluate(
+    params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig, times: int = 1
+) -> float:
+    """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences.
+
+    Args:
+        params: the network's parameters.
+        data: sequences with their targets.
+        batch_size: the most sequences that are computed together.
+        config: the network.
+        times: how often this will be asked, which decides whether to compile for exactly these data (see `_lay_out`).
+
+    Returns:
+        The loss.
+    """
+    batches, width, mesh, padded, digits = _lay_out(data, batch_size, params, times)
+    order = _with_spare(_batches(np.arange(count(data)), batches, width))
+    held = with_room(data, digits, config, ragged=padded)
+    params, held, order = replicate((params, held, order), mesh)
+    sums, size, start = replicate((np.zeros((), np.float32),) * 2, mesh), 1, 0
     while start < batches:
         stop = min(start + size, batches)
         began = time.perf_counter()
-        sums = jax.block_until_ready(_sum_losses(sums, params, data, order, start, stop, config=config, mesh=mesh))
+        sums = _sum_losses(sums, params, held, order, start, stop, config=config, padded=padded, mesh=mesh)
+        jax.block_until_ready(sums)
         size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
         start = stop
     return float(sums[0]) / max(float(sums[1]), 1.0)
 
 
-def _layout(data: Data, batch_size: int) -> tuple[int, int, Mesh | None]:
-    """Return how many mini-batches there are, their width, and the devices that share each."""
+class _Layout(NamedTuple):
+    """The shapes that an epoch is compiled for.
+
+    Attributes:
+        batches: how many mini-batches it has.
+        width: how many rows each of them is computed with.
+        mesh: the devices that share each.
+        padded: whether there are rows or steps of nothing among the real ones.
+        digits: to how many binary digits the sizes of the data are rounded up; 1 is the next power of two.
+    """
+
+    batches: int
+    width: int
+    mesh: Mesh | None
+    padded: bool
+    digits: int
+
+
+def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: int) -> _Layout:
+    """Choose the shapes so that one compiled program serves whatever is near by in size.
+
+    A short training takes rows and steps of nothing, up to powers of two: it computes them in less time than a program
+    for other shapes takes to compile. A long one takes the steps as they are and a sixteenth more rows at the most.
+    To leave out steps of nothing by a `lax.cond` in the gradient made each step 1.2 to 2.6 times as long.
+    """
     batches = batches_of(data, batch_size)
-    width = data.streams if isinstance(data, Streams) else -(-count(data) // batches)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    flops = 6 * weights * epochs * steps_in(data)  # forward, and twice that backward
+    digits = 1 if flops < SHORT_FLOPS else 5
+    width = data.streams if isinstance(data, Streams) else rounded_up(-(-count(data) // batches), digits)
     mesh = mesh_for(width)
     devices = mesh.size if mesh else 1
-    return batches, -(-width // devices) * devices, mesh
+    width = -(-width // devices) * devices
+    if isinstance(data, Streams):
+        return _Layout(batches, width, mesh, width > data.streams, digits)
+    return _Layout(batches, width, mesh, digits == 1 or batches * width > count(data), digits)
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
@@ -354,8 +277,9 @@ def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
     return filled.reshape(width, batches).T
 
 
-def _is_padded(data: Data, order: Array) -> bool:
-    return (order.shape[1] if isinstance(data, Streams) else order.size) > count(data)
+def _with_spare(order: np.ndarray) -> np.ndarray:
+    """Return the mini-batches with more behind them that nobody takes, so that their number compiles nothing anew."""
+    return np.pad(order, ((0, rounded_up(len(order), 1) - len(order)), (0, 0)), constant_values=-1)
 
 
 def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int) -> np.ndarray:
@@ -366,7 +290,7 @@ def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int
     rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel(), int(step)])
     if not isinstance(data, Streams):
         return _batches(rng.permutation(count(data)), batches, width)
-    length = data.ids.shape[0]
+    length = data.characters
     starts = rng.integers(length) + np.arange(data.streams) * ((length - 1) // data.streams)
     starts = (starts + np.arange(batches)[:, None] * data.length) % length
     order = np.full((batches, width), -1, np.int32)
@@ -374,7 +298,7 @@ def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int
     return order
 
 
-@jax.jit(static_argnames=("config", "optimizer", "shape", "mesh"))
+@jax.jit(static_argnames=("config", "optimizer", "shape", "padded", "mesh"))
 def _train_steps(
     state: TrainState,
     total: Array,
@@ -385,20 +309,19 @@ def _train_steps(
     stop: Array,
     *,
     config: LSTMConfig,
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation],
+    optimizer: Optimizer,
     shape: Callable[[Array], Array],
+    padded: bool,
     mesh: Mesh | None,
 ) -> tuple[TrainState, Array, Array]:
     """Train on the batches `start` to `stop` of `order`, their losses added to `total`; tell whether all is finite.
 
     The learning rate's numbers and the bounds of the loop are traced: none of them compiles anything anew.
     """
-    padded = _is_padded(data, order)
-
     def steps(
         state: TrainState, total: Array, schedule: Schedule, data: Data, order: Array
     ) -> tuple[TrainState, Array]:
-        tx = optimizer(functools.partial(rate, schedule, shape))
+        tx = optimizer(Rate(schedule, shape))
         step = trainer(config, tx, axis_name=AXIS if mesh else None).step
 
         def body(k: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
@@ -411,11 +334,11 @@ def _train_steps(
     split: Any = TrainState(P(), P(), P(), P(), P(AXIS))  # type: ignore[arg-type]
     specs = (split, P(), P(), P(), P(None, AXIS))
     state, total = split_batch(steps, mesh, specs, (split, P()))(state, total, schedule, data, order)
-    finite = [jnp.isfinite(array).all() for array in jax.tree.leaves((state.params, total))]
-    return state, total, jnp.stack(finite).all()
+    numbers = jnp.concatenate([array.ravel() for array in jax.tree.leaves((state.params, total))])
+    return state, total, jnp.isfinite(numbers).all()  # one check of all compiles faster than one of each array
 
 
-@jax.jit(static_argnames=("config", "mesh"))
+@jax.jit(static_argnames=("config", "padded", "mesh"))
 def _sum_losses(
     sums: tuple[Array, Array],
     params: ModelParams,
@@ -425,10 +348,9 @@ def _sum_losses(
     stop: Array,
     *,
     config: LSTMConfig,
+    padded: bool,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
-    padded = _is_padded(data, order)
-
     def add(sums: tuple[Array, Array], params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
         def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             batch = take(data, order[k], config, padded=padded)

@@ -668,8 +668,9 @@ def test_take_reads_a_text_as_a_ring(config):
 
 def test_streams_are_a_pytree_of_the_ids_that_passes_through_jit():
     streams = Streams(TEXT.tolist(), np.int64(2), np.uint8(4))
-    [ids] = jax.tree.leaves(streams)
+    ids, characters = jax.tree.leaves(streams)
     assert_is(ids, TEXT, np.int32)
+    assert characters == streams.characters == len(TEXT)
     assert (type(streams.streams), type(streams.length)) == (int, int)
     through = jax.jit(lambda streams: streams)(streams)
     assert (type(through), through.streams, through.length, through.windows) == (Streams, 2, 4, 2)

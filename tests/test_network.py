@@ -15,7 +15,8 @@ import pytest
 
 from jlstm import Batch, History, LSTMNetwork, Streams, Windows, forward, network, trainer
 from jlstm.losses import loss_fn
-from jlstm.training import _train_steps, constant
+from jlstm.optimizers import constant
+from jlstm.training import _train_steps
 
 H, C, N, T = 4, 3, 6, 5  # hidden units, classes, sequences, steps
 RNG = np.random.default_rng(0)

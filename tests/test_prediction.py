@@ -94,12 +94,3 @@ def test_few_shapes_are_compiled(first, second, compiled):
         predict(params(), [np.ones((steps, 1))] * rows, config)
         counts.append(prediction._scores._cache_size())
     assert counts[1] - counts[0] == compiled
-
-
-@pytest.mark.parametrize("devices", [1, 2, 3, 4, 6, 8])
-def test_rows_are_rounded_up_little_and_to_whole_devices(devices):
-    for rows in range(devices, 257):
-        height = prediction._rounded_up(rows, devices)
-        assert height >= rows
-        assert height % devices == 0
-        assert height <= 1.0625 * rows + devices

@@ -15,18 +15,8 @@ from jlstm.cell import LSTMParams
 from jlstm.data import Batch, Streams, Windows, take
 from jlstm.losses import loss_fn, summed_loss
 from jlstm.model import LSTMConfig, ModelParams, Readout, zero_state
-from jlstm.training import (
-    Schedule,
-    average_of,
-    averaged,
-    batches_of,
-    constant,
-    cosine,
-    evaluate,
-    fit,
-    rate,
-    trainer,
-)
+from jlstm.optimizers import IDLE, Schedule, constant, cosine
+from jlstm.training import batches_of, evaluate, fit, trainer
 
 D, H, C, N, T = 2, 4, 3, 5, 6  # inputs, hidden units, classes, sequences, steps
 CONFIG = LSTMConfig(D, H, C)
@@ -130,12 +120,6 @@ def test_vmap_trains_eight_networks_at_once():
         assert_close(jax.tree.map(lambda leaf, k=k: leaf[k], together.params), alone[k].params, atol=2e-6)
 
 
-def test_shapes_of_the_rate():
-    parts = jnp.linspace(0, 1, 5)
-    np.testing.assert_allclose(cosine(parts), [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0], atol=1e-6)
-    np.testing.assert_array_equal(constant(parts), np.ones(5))
-
-
 def documented_rate(learning_rate, decay_rate, shape, calls):
     """The rate at each step of some calls, each of so many epochs of so many steps, as the documentation has it."""
     rates, epochs_before = [], 0
@@ -145,15 +129,6 @@ def documented_rate(learning_rate, decay_rate, shape, calls):
             rates.append(learning_rate * factor / (1 + decay_rate * (epochs_before + k / epoch_steps)))
         epochs_before += epochs
     return rates
-
-
-@pytest.mark.parametrize("shape", [cosine, constant])
-def test_rate_is_its_formula_over_two_trainings(shape):
-    expected = documented_rate(0.1, 0.05, shape, [(4, 3), (2, 5)])
-    first = Schedule(0.1, 0.05, first_step=0, first_epoch=0.0, epoch_steps=3, steps=12)
-    second = Schedule(0.1, 0.05, first_step=12, first_epoch=4.0, epoch_steps=5, steps=10)
-    got = [*rate(first, shape, jnp.arange(12)), *rate(second, shape, jnp.arange(12, 22))]
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 # What `fit` does at every step, seen from inside: with zero parameters and one sequence a batch, the gradient of the
@@ -210,7 +185,7 @@ def test_fit_uses_the_documented_rate():
 )
 def test_batches_hold_every_row_once_and_are_even(rows, batch_size):
     data = Batch(np.zeros((rows, 1, 1)), np.zeros((rows, 1), int))
-    batches, width, _ = training._layout(data, batch_size)
+    batches, width, *_ = training._lay_out(data, batch_size, params_of(), 10**9)
     order = np.asarray(training._draw_order(jax.random.key(3), 0, data, batches=batches, width=width))
     sizes = (order >= 0).sum(axis=1)
     assert order.shape == (batches, width)
@@ -227,7 +202,7 @@ def fitting(state, schedule, data=BATCH, *, epochs, batch_size=3, optimizer=opta
 
 
 def start(optimizer=optax.sgd, config=CONFIG):
-    return trainer(config, optimizer(optax.constant_schedule(0.0))).init(params_of(config), jax.random.key(5))
+    return trainer(config, optimizer(IDLE)).init(params_of(config), jax.random.key(5))
 
 
 def schedule_of(learning_rate, epochs):
@@ -469,22 +444,3 @@ def test_batches_of():
     assert batches_of(STREAMS, 64) == STREAMS.windows == 3
     assert [batches_of(BATCH, size) for size in (1, 2, 5, 64)] == [5, 3, 1, 1]
     assert batches_of(WINDOWS, 2) == 3
-
-
-# The average of the parameters
-
-
-def test_average_is_its_formula_and_changes_no_update():
-    decay, optimizer = 0.3, optax.sgd(0.5)
-    with_average = optax.chain(optax.clip_by_global_norm(1e9), optimizer, averaged(decay))
-    params, state = {"w": np.float32([1.0, -2.0])}, with_average.init({"w": np.float32([1.0, -2.0])})
-    average = params["w"].astype(float)
-    assert_close(average_of(state), params)
-    for n in range(8):
-        grads = {"w": np.float32([n + 1, np.sin(n)])}
-        updates, state = with_average.update(grads, state, params)
-        assert_close(updates, optimizer.update(grads, optimizer.init(params))[0], atol=0)
-        params = optax.apply_updates(params, updates)
-        kept = min(decay, (1 + n) / (10 + n))  # the decay from n = 3 on
-        average = kept * average + (1 - kept) * np.asarray(params["w"], float)
-        assert_close(average_of(state), {"w": average})

@@ -12,7 +12,8 @@ import jlstm
 from jlstm.data import Streams
 from jlstm.evaluation import evaluate_text
 from jlstm.sampling import generate
-from jlstm.training import Schedule, averaged, fit, trainer
+from jlstm.optimizers import Schedule, averaged
+from jlstm.training import fit, trainer
 
 from . import machine
 from .tables import Column, Table, number, percent, target

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import jlstm
 from jlstm.devices import AXIS, replicate, split_batch
-from jlstm.training import adam
+from jlstm.optimizers import adam
 
 from . import agreement, peers, shapes
 from .tables import Column, Table, number, percent, target
