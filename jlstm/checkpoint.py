@@ -14,6 +14,7 @@ is stored as its bits, in uint16; they are the upper half of a float32's.
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import math
@@ -21,11 +22,17 @@ import os
 import reprlib
 import secrets
 import stat
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any, BinaryIO, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nothing is taken away
+    fcntl = None  # type: ignore[assignment]
 
 import jax
 import jax.numpy as jnp
@@ -153,24 +160,57 @@ def _encode(saved: Saved) -> memoryview:
 
 
 def _write(path: str, data: memoryview) -> None:
-    """Put `data` at `path` in one step."""
+    """Put `data` at `path` in one step, and take away what a save of this file that was killed has left."""
     target = os.path.realpath(path) if os.path.islink(path) else path  # as an ordinary write follows a link
-    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
+    folder, name = os.path.split(target)
+    own = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}."  # so that no other file's are taken away
+    temporary = os.path.join(folder, f"{own}{secrets.token_hex(8)}.tmp")
     try:
         permissions = _permissions(target) if os.path.exists(target) else None
-        with open(temporary, "xb") as file:
-            if permissions is not None:
-                os.chmod(temporary, permissions)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with _in_use(temporary):
+            with open(temporary, "r+b") as file:
+                if permissions is not None:
+                    os.chmod(temporary, permissions)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):  # it names the temporary file, of which nobody has heard
             raise OSError(error.errno, error.strerror or str(error), path) from error
         raise
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder or "."):
+            if entry.startswith(own) and entry.endswith(".tmp"):
+                _unlink_unless_in_use(os.path.join(folder, entry))
+
+
+@contextlib.contextmanager
+def _in_use(temporary: str) -> Iterator[None]:
+    """Create a file and hold a lock on it, which ends with the process, however that ends."""
+    file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        if fcntl is None:
+            os.close(file)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fcntl is not None:
+            os.close(file)
+
+
+def _unlink_unless_in_use(temporary: str) -> None:
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError), open(temporary, "rb") as file:
+        found = os.fstat(file.fileno())
+        # One that is empty may be about to be locked by whoever has just created it.
+        if found.st_size > 0 or time.time() - found.st_mtime > 60:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(temporary)
 
 
 def _decode(file: BinaryIO) -> Saved:

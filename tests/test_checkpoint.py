@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -291,6 +292,73 @@ def test_what_is_written_is_on_the_disk_before_it_has_the_name(path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size == size)))
     save(path, network())
     assert calls == [("fsync", True), "replace"]
+
+
+KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+from test_checkpoint import network
+from jlstm.checkpoint import save
+path, function = sys.argv[1:]
+setattr(os, function, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+save(path, network(seed=1))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_what_a_kill_leaves_is_taken_away_by_the_next_save_of_that_file_and_by_no_other(path, tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    before = path.read_bytes()
+    for target, function in ((path, "fsync"), (path, "replace"), (tmp_path / "other", "replace")):
+        command = [sys.executable, "-c", KILLED, str(target), function]
+        assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert len(os.listdir(tmp_path)) == 4
+    (tmp_path / ".something.tmp").write_bytes(b"of somebody else")
+    save(path, network(seed=1))
+    left = set(os.listdir(tmp_path))
+    assert {"model", ".something.tmp"} < left
+    assert len(left) == 3
+    save(tmp_path / "other", network(seed=1))
+    assert set(os.listdir(tmp_path)) == {"model", "other", ".something.tmp"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_a_file_that_another_save_is_writing_stays(path, tmp_path, monkeypatch):
+    """A second save of the same file, complete while the first is at its end: neither disturbs the other."""
+    real, seen = os.replace, []
+
+    def replace(source, target):
+        if not seen:
+            seen.append(source)
+            save(path, network(seed=1))
+            assert os.path.exists(source)
+            assert path.read_bytes() != before
+        real(source, target)
+
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", replace)
+    save(path, network())
+    assert len(seen) == 1
+    assert os.listdir(tmp_path) == ["model"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_an_empty_file_stays_for_a_minute(path, tmp_path, monkeypatch):
+    """Its process may be about to write it."""
+    monkeypatch.setattr(os, "unlink", lambda name: None)
+    monkeypatch.setattr(os, "replace", lambda *names: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(path, network())
+    monkeypatch.undo()
+    [left] = set(tmp_path.iterdir()) - {path}
+    left.write_bytes(b"")
+    save(path, network())
+    assert left.exists()
+    os.utime(left, (time.time() - 61,) * 2)
+    save(path, network())
+    assert os.listdir(tmp_path) == ["model"]
 
 
 # What can't be saved
