@@ -12,7 +12,7 @@ from jax import Array
 
 from jlstm.checkpoint import Saved, load, save
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
-from jlstm.devices import everywhere
+from jlstm.devices import everywhere, replicate
 from jlstm.model import LSTMConfig, ModelParams, draw_params, real_number, whole_number
 from jlstm.optimizers import IDLE, Optimizer, Schedule, adam, cosine, first_alike
 from jlstm.prediction import predict
@@ -137,6 +137,7 @@ class LSTMNetwork:
         self._trained = self._trained._replace(state=self._fresh_state(params, self._trained.state.key))
 
     def _fresh_state(self, params: ModelParams, key: Array) -> TrainState:
+        params, key = replicate((params, key), None)
         return everywhere(fresh_state(params, key, config=self.config, optimizer=self._optimizer))
 
     @property

@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-__all__ = ["IDLE", "Optimizer", "Rate", "Schedule", "adam", "average_of", "averaged", "constant", "cosine", "first_alike"]
+__all__ = [
+    "IDLE",
+    "Optimizer",
+    "Rate",
+    "Schedule",
+    "adam",
+    "average_of",
+    "averaged",
+    "constant",
+    "cosine",
+    "first_alike",
+]
 
 Optimizer = Callable[[optax.Schedule], optax.GradientTransformation]
 Shape = Callable[[Array], Array]
@@ -43,8 +54,8 @@ class Rate:
     """The learning rate as a function of the steps that were taken, which an optimiser is made with.
 
     learning_rate · min(1, (n + 1) / warmup) · shape(p) / (1 + decay_rate · epoch), where n counts the steps of this
-    training, p is the part of it behind the warm-up that is done, from 0 to 1, and epoch counts from the network's first
-    epoch, in fractions.
+    training, p is the part of it behind the warm-up that is done, from 0 to 1, and epoch counts from the network's
+    first epoch, in fractions.
 
     Args:
         schedule: the numbers.

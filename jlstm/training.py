@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.cell import LSTMState
-from jlstm.data import Batch, Data, Streams, Windows, count, rounded_up, steps_in, take, with_room
+from jlstm.data import Batch, Data, Streams, Windows, count, filled_up, rounded_up, steps_in, take, with_room
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state
@@ -160,13 +160,13 @@ def fit(
     Raises:
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
-    batches, width, mesh, padded, digits = _lay_out(data, batch_size, state.params, epochs)
+    batches, most, width, mesh, padded, digits = _lay_out(data, batch_size, state.params, epochs)
     held = replicate(with_room(data, digits, config, ragged=padded), mesh)
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     size = 1
     for epoch in range(epochs):
         order = _draw_order(state.key, state.step, data, batches=batches, width=width)
-        order = replicate(_with_spare(order), mesh)
+        order = replicate(filled_up(order, most), mesh)
         if isinstance(data, Streams):
             state = state._replace(memory=scatter(zero_state(state.params, width), mesh))
         total, start = replicate(np.zeros((), np.float32), mesh), 0
@@ -217,8 +217,8 @@ def evaluate(
     Returns:
         The loss.
     """
-    batches, width, mesh, padded, digits = _lay_out(data, batch_size, params, times)
-    order = _with_spare(_batches(np.arange(count(data)), batches, width))
+    batches, most, width, mesh, padded, digits = _lay_out(data, batch_size, params, times)
+    order = filled_up(_batches(np.arange(count(data)), batches, width), most)
     held = with_room(data, digits, config, ragged=padded)
     params, held, order = replicate((params, held, order), mesh)
     sums, size, start = replicate((np.zeros((), np.float32),) * 2, mesh), 1, 0
@@ -237,6 +237,7 @@ class _Layout(NamedTuple):
 
     Attributes:
         batches: how many mini-batches it has.
+        most: the most that it has with other data that are compiled alike.
         width: how many rows each of them is computed with.
         mesh: the devices that share each.
         padded: whether there are rows or steps of nothing among the real ones.
@@ -244,6 +245,7 @@ class _Layout(NamedTuple):
     """
 
     batches: int
+    most: int
     width: int
     mesh: Mesh | None
     padded: bool
@@ -261,13 +263,16 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: int) -> _
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     flops = 6 * weights * epochs * steps_in(data)  # forward, and twice that backward
     digits = 1 if flops < SHORT_FLOPS else 5
-    width = data.streams if isinstance(data, Streams) else rounded_up(-(-count(data) // batches), digits)
+    if isinstance(data, Streams):
+        width, most = data.streams, rounded_up(data.characters, digits) // (data.streams * data.length)
+    else:
+        width, rows = rounded_up(-(-count(data) // batches), digits), rounded_up(count(data), digits)
+        most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width)
     devices = mesh.size if mesh else 1
     width = -(-width // devices) * devices
-    if isinstance(data, Streams):
-        return _Layout(batches, width, mesh, width > data.streams, digits)
-    return _Layout(batches, width, mesh, digits == 1 or batches * width > count(data), digits)
+    padded = width > data.streams if isinstance(data, Streams) else digits == 1 or batches * width > count(data)
+    return _Layout(batches, most, width, mesh, padded, digits)
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
@@ -275,11 +280,6 @@ def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
     filled = np.full(batches * width, -1, np.int32)
     filled[: order.size] = order
     return filled.reshape(width, batches).T
-
-
-def _with_spare(order: np.ndarray) -> np.ndarray:
-    """Return the mini-batches with more behind them that nobody takes, so that their number compiles nothing anew."""
-    return np.pad(order, ((0, rounded_up(len(order), 1) - len(order)), (0, 0)), constant_values=-1)
 
 
 def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int) -> np.ndarray:
@@ -318,6 +318,7 @@ def _train_steps(
 
     The learning rate's numbers and the bounds of the loop are traced: none of them compiles anything anew.
     """
+
     def steps(
         state: TrainState, total: Array, schedule: Schedule, data: Data, order: Array
     ) -> tuple[TrainState, Array]:

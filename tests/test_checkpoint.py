@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 import zipfile
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jlstm.checkpoint import Saved, load, save
 from jlstm.model import LSTMConfig, init_params
@@ -241,6 +244,54 @@ def test_refuses_what_is_no_path(use, path, error, message):
 def test_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"'{tmp_path}/model'$"):
         load(tmp_path / "model")
+
+
+sizes = st.integers(1, 4)
+
+
+@st.composite
+def networks(draw):
+    loss = draw(st.sampled_from(["cross_entropy", "mse"]))
+    config = LSTMConfig(
+        draw(sizes),
+        draw(sizes),
+        draw(sizes),
+        loss,
+        draw(st.sampled_from(["each", "last"])),
+        draw(st.sampled_from(["features", "tokens"])),
+        layers=draw(st.integers(1, 3)),
+        dropout=draw(st.floats(0, 1, exclude_max=True)),
+        input_scale=draw(st.floats(0, 1e30, exclude_min=True)),
+        segment=draw(st.none() | sizes),
+    )
+    characters = st.characters(exclude_categories=())  # halves of surrogate pairs too
+    vocabulary = draw(
+        st.none()
+        | st.text(characters, min_size=config.output_size, max_size=config.output_size).filter(
+            lambda text: len(set(text)) == len(text)
+        )
+    )
+    saved = network(draw(st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32])), vocabulary, config, draw(sizes))
+    return saved._replace(apply_softmax=loss != "mse" and draw(st.booleans()))
+
+
+def check_that_it_comes_back(saved):
+    with tempfile.TemporaryDirectory() as folder:
+        save(f"{folder}/model", saved)
+        assert_same(load(f"{folder}/model"), saved)
+
+
+@given(networks())
+@settings(max_examples=50)
+def test_any_network_comes_back_to_the_same_bits(saved):
+    check_that_it_comes_back(saved)
+
+
+@pytest.mark.slow
+@given(networks())
+@settings(max_examples=3_000, derandomize=False)
+def test_any_network_for_long(saved):
+    check_that_it_comes_back(saved)
 
 
 # In one step

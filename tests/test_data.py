@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jlstm.data import (
     Batch,
@@ -736,3 +738,160 @@ def test_check_text_refuses(text, config, message):
 
 def test_check_text_refuses_streams_for_one_target():
     assert_refused(STREAMS, NUMBER_LAST, "a score at each step needs a network with target='each', got 'last'")
+
+
+# Whatever is handed in
+
+
+DTYPES = "?", "i1", "u2", "i4", "i8", "f2", "f4", "f8", "c8", "S2", "U2", "M8[s]", "m8[s]", "O"
+scalars = st.one_of(
+    st.integers(-2, 6),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.complex_numbers(),
+    st.text(max_size=2),
+    st.binary(max_size=2),
+)
+
+
+@st.composite
+def arrays(draw, shape=None, dtypes=DTYPES):
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
+    if shape is None:
+        shape = draw(st.lists(st.integers(0, 3), max_size=4))
+    small = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 3, size=shape)
+    array = small.astype(dtype)
+    if array.size and dtype.kind in "fiO" and draw(st.integers(0, 3)) == 0:
+        array.flat[0] = draw(st.sampled_from([np.nan, np.inf, -1.0] if dtype.kind in "fO" else [-1, 100]))
+    return jnp.asarray(array) if dtype.str[1:] in ("i4", "f4") and draw(st.booleans()) else array
+
+
+@st.composite
+def nearly_right(draw, lengths, below, widths, dtypes):
+    """Sequences of one length or several, in an array, a list or a list of lists, seldom with something wrong."""
+    if draw(st.integers(0, 9)) == 0:
+        below, widths, dtypes = 4, [(), (1,), (2,), (3, 1)], ["i8", "f4", "?", "O"]
+    width, dtype = draw(st.sampled_from(widths)), draw(st.sampled_from(dtypes))
+    rng = np.random.default_rng(draw(st.integers(0, 9)))
+    parts = [rng.integers(below, size=(n, *width)).astype(dtype) for n in lengths]
+    if draw(st.integers(0, 9)) == 0:
+        parts[-1] = draw(arrays())
+    form = draw(st.sampled_from(["list", "tuple", "lists", "array", "object array"]))
+    if form == "lists":
+        return [np.asarray(part).tolist() for part in parts]
+    if form == "array" and len({(part.shape, part.dtype) for part in parts}) == 1:
+        return np.stack(parts)
+    if form == "object array":
+        boxed = np.empty(len(parts), object)
+        for k, part in enumerate(parts):
+            boxed[k] = part
+        return boxed
+    return tuple(parts) if form == "tuple" else parts
+
+
+nested = st.recursive(
+    st.one_of(scalars, arrays()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.tuples(inner, inner), st.dictionaries(st.text(max_size=1), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+CONFIGS = [
+    LSTMConfig(*sizes, loss, target, inputs)
+    for sizes in ((1, 2, 3), (3, 2, 1), (2, 2, 2))
+    for loss in ("cross_entropy", "mse")
+    for target in ("each", "last")
+    for inputs in ("features", "tokens")
+]
+
+
+def result_or_error(call, pattern):
+    """Return what a call gives, or None where it raises one of the two errors and names the argument."""
+    try:
+        return call()
+    except (TypeError, ValueError) as error:
+        message = str(error)
+    assert re.match(pattern, message), message
+    return None
+
+
+def check_batch_or_error(config, X, Y):
+    batch = result_or_error(lambda: as_batch(X, Y, config), r"[XY](\[\d+\])?: ")
+    if batch is None:
+        return
+    rows, time = batch.xs.shape[:2]
+    tokens = config.inputs == "tokens"
+    assert (batch.xs.dtype, batch.xs.ndim) == ((np.int32, 2) if tokens else (np.float32, 3))
+    assert np.isfinite(batch.xs).all()
+    assert batch.xs.shape == ((rows, time) if tokens else (rows, time, config.input_size))
+    assert rows > 0
+    assert time > 0
+    expected = (rows, time) if config.target == "each" else (rows,)
+    if batch.ys.dtype == np.int32:
+        assert (config.loss, batch.ys.shape) == ("cross_entropy", expected)
+        assert batch.ys.min() >= 0
+        assert batch.ys.max() < config.output_size
+    else:
+        assert (batch.ys.dtype, batch.ys.shape) == (np.float32, (*expected, config.output_size))
+    if batch.lengths is not None:
+        assert batch.lengths.shape == (rows,)
+        assert 1 <= batch.lengths.min() < batch.lengths.max() == time
+
+
+def check_sequences_or_error(config, x):
+    found = result_or_error(lambda: as_sequences(x, config), r"x(\[\d+\])?: ")
+    if found is None:
+        return
+    sequences, kind = found
+    rank, dtype = (1, np.int32) if config.inputs == "tokens" else (2, np.float32)
+    assert kind in ("one", "batch", "list")
+    assert isinstance(sequences, list) == (kind == "list")
+    assert kind != "one" or len(sequences) == 1
+    for sequence in sequences:
+        assert (sequence.ndim, sequence.dtype) == (rank, dtype)
+        assert len(sequence) > 0
+        assert rank == 1 or sequence.shape[1] == config.input_size
+        assert np.isfinite(sequence).all()
+
+
+@st.composite
+def handed_in(draw):
+    config = draw(st.sampled_from(CONFIGS))
+    lengths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    if draw(st.booleans()):
+        lengths = [lengths[0]] * len(lengths)
+    features, classes = config.input_size, config.output_size
+    if config.inputs == "tokens":
+        X = nearly_right(lengths, features, [()], ["i8", "u2", "i4"])
+    else:
+        X = nearly_right(lengths, 3, [(), (1,)] if features == 1 else [(features,)], ["f8", "f4", "f2", "i8", "?"])
+    steps = lengths if config.target == "each" else [1] * len(lengths)
+    if config.loss == "mse":
+        Y = nearly_right(steps, 3, [(classes,), (classes, 1)], ["f8", "f4", "i8"])
+    else:
+        Y = nearly_right(steps, classes, [()], ["i8", "i4", "u2"])
+    given_x, given_y = draw(X), draw(Y)
+    if config.target == "last" and not isinstance(given_y, np.ndarray):
+        given_y = [y[0] if np.ndim(y) else y for y in given_y if np.ndim(y) == 0 or len(y)]
+    if draw(st.integers(0, 9)) == 0:
+        given_x = draw(nested)
+    if draw(st.integers(0, 9)) == 0:
+        given_y = draw(nested)
+    return config, given_x, given_y
+
+
+@settings(max_examples=300)
+@given(handed_in())
+def test_whatever_is_handed_in_is_a_batch_or_an_error_that_names_it(drawn):
+    check_batch_or_error(*drawn)
+    check_sequences_or_error(*drawn[:2])
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000, derandomize=False)
+@given(handed_in())
+def test_whatever_is_handed_in_for_long(drawn):
+    check_batch_or_error(*drawn)
+    check_sequences_or_error(*drawn[:2])

@@ -14,6 +14,7 @@ PROGRESSION, LANGUAGE_MODEL = HERE / "documented_progression.py", HERE / "docume
 
 def run(program, folder):
     environment = os.environ | {"PYTHONPATH": str(HERE.parent), "PYTHONIOENCODING": "utf-8"}
+    environment.pop("XLA_FLAGS", None)  # as a user runs it
     command = [sys.executable, str(program)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from jlstm import reference, training
 from jlstm.cell import LSTMParams
-from jlstm.data import Batch, Streams, Windows, take
+from jlstm.data import Batch, Streams, Windows, rounded_up, take, with_room
 from jlstm.losses import loss_fn, summed_loss
 from jlstm.model import LSTMConfig, ModelParams, Readout, zero_state
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
@@ -185,7 +185,7 @@ def test_fit_uses_the_documented_rate():
 )
 def test_batches_hold_every_row_once_and_are_even(rows, batch_size):
     data = Batch(np.zeros((rows, 1, 1)), np.zeros((rows, 1), int))
-    batches, width, *_ = training._lay_out(data, batch_size, params_of(), 10**9)
+    batches, _, width, *_ = training._lay_out(data, batch_size, params_of(), 10**9)
     order = np.asarray(training._draw_order(jax.random.key(3), 0, data, batches=batches, width=width))
     sizes = (order >= 0).sum(axis=1)
     assert order.shape == (batches, width)
@@ -207,6 +207,35 @@ def start(optimizer=optax.sgd, config=CONFIG):
 
 def schedule_of(learning_rate, epochs):
     return Schedule(learning_rate, 0.0, np.int32(0), 0.0, epoch_steps=2, steps=2 * epochs)
+
+
+def lay_out(rows, batch_size):
+    data = Batch(np.zeros((rows, 1, 1)), np.zeros((rows, 1), int))
+    return training._lay_out(data, batch_size, params_of(), 1)
+
+
+@pytest.mark.parametrize("digits", [1, 5], ids=["short", "long"])
+def test_data_that_are_compiled_alike_have_room_for_all_their_batches(monkeypatch, digits):
+    monkeypatch.setattr(training, "SHORT_FLOPS", math.inf if digits == 1 else 0)
+    for rows in [*range(1, 200), 1000, 1023, 1024, 1025]:
+        for batch_size in {1, 2, 3, 5, 8, 33, 64, rows, max(1, rows // 15)}:
+            layout, next_one = lay_out(rows, batch_size), lay_out(rows + 1, batch_size)
+            assert layout.batches == math.ceil(rows / batch_size) <= layout.most
+            assert layout.batches * layout.width >= rows
+            assert layout.most * layout.width <= 4 * max(rows, 2)
+            if rounded_up(rows, digits) == rounded_up(rows + 1, digits) and next_one.width == layout.width:
+                assert next_one.most == layout.most
+
+
+def test_long_trainings_take_few_rows_more_and_no_step(monkeypatch):
+    monkeypatch.setattr(training, "SHORT_FLOPS", 0)
+    for rows in range(1, 257):
+        layout = lay_out(rows, rows)
+        assert rows <= layout.width <= 1.0625 * rows
+        assert layout.padded == (layout.width > rows)
+    roomy = with_room(BATCH, 5, CONFIG, ragged=False)
+    assert roomy.xs.shape == (N, T, D)
+    assert roomy.lengths is None
 
 
 @with_and_without_lengths

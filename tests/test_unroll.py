@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given as drawn_from
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, init_lstm, lstm_cell
 from jlstm.unroll import unroll
@@ -407,3 +410,59 @@ def test_lengths_are_integers_of_any_width(dtype):
     _, *args = given("lstm", "float32")
     run = jax.jit(unroll)
     assert_same_bits(run(*args, lengths=LENGTHS.astype(dtype)), run(*args, lengths=LENGTHS))
+
+
+# Of any sequences
+
+
+ROWS, STEPS = 3, 6  # always the same, so that few shapes are compiled
+run_gru = jax.jit(functools.partial(unroll, cell=CELLS["gru"]))
+
+
+@st.composite
+def sequences(draw):
+    """Parameters of a GRU, inputs, a state and lengths, with garbage in the padding."""
+    rng, scale = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.sampled_from([0.01, 1.0, 30.0]))
+    shapes = GRUParams((INPUTS, 3 * H), (H, 3 * H), (3 * H,), (3 * H,))
+    params = GRUParams(*(scale * rng.normal(size=shape).astype(np.float32) for shape in shapes))
+    lengths = np.array(draw(st.lists(st.integers(0, STEPS), min_size=ROWS, max_size=ROWS)))
+    xs = rng.normal(size=(ROWS, STEPS, INPUTS)).astype(np.float32)
+    garbage = draw(st.sampled_from([0.0, np.nan, np.inf, 1e30]))
+    xs = np.where((np.arange(STEPS) < lengths[:, None])[..., None], xs, np.float32(garbage))
+    return params, xs, RNNState(np.tanh(rng.normal(size=(ROWS, H)).astype(np.float32))), lengths
+
+
+def check_that_sequences_are_on_their_own(problem, order, cut):
+    params, xs, state, lengths = problem
+    order = np.array(order)
+    hs, last = jax.device_get(run_gru(params, xs, state, lengths=lengths))
+    assert_close(
+        run_gru(params, xs[order], RNNState(state.h[order]), lengths=lengths[order]),
+        (hs[order], RNNState(last.h[order])),
+        1e-6,
+    )
+    for k, n in enumerate(lengths):
+        alone, after = run_gru(params, xs[[k] * ROWS], RNNState(state.h[[k] * ROWS]), lengths=np.full(ROWS, n))
+        assert_close((alone[0], after.h[0]), (hs[k], last.h[k]), 1e-6)
+        assert not np.any(hs[k, n:])
+        if n == 0:
+            np.testing.assert_array_equal(last.h[k], state.h[k])
+    first, middle = run_gru(params, xs[:, :cut], state, lengths=np.minimum(lengths, cut))
+    second, end = run_gru(params, xs[:, cut:], middle, lengths=np.maximum(lengths - cut, 0))
+    assert_close((np.concatenate([first, second], axis=1), end), (hs, last), 1e-6)
+
+
+of_any = drawn_from(sequences(), st.permutations(range(ROWS)), st.integers(1, STEPS - 1))
+
+
+@of_any
+@settings(max_examples=50)
+def test_any_batch_is_its_sequences_alone_in_any_order_and_in_pieces(problem, order, cut):
+    check_that_sequences_are_on_their_own(problem, order, cut)
+
+
+@pytest.mark.slow
+@of_any
+@settings(max_examples=5_000, derandomize=False)
+def test_any_batch_for_long(problem, order, cut):
+    check_that_sequences_are_on_their_own(problem, order, cut)

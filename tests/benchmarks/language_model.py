@@ -11,8 +11,8 @@ import optax
 import jlstm
 from jlstm.data import Streams
 from jlstm.evaluation import evaluate_text
-from jlstm.sampling import generate
 from jlstm.optimizers import Schedule, averaged
+from jlstm.sampling import generate
 from jlstm.training import fit, trainer
 
 from . import machine
