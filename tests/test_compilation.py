@@ -63,9 +63,9 @@ def ragged(rows, steps):
 
 
 NETWORKS = {
-    "each": ({"layers": 2, "dropout": 0.5}, "each"),
+    "each": ({}, "each"),
     "values, last": ({"loss": "mse", "output_size": 1, "target": "last"}, "values, last"),
-    "made in place": ({}, "each"),
+    "made in place": ({"hidden_size": 5}, "each"),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jlstm import data
 from jlstm.data import (
     Batch,
     Streams,
@@ -19,7 +20,10 @@ from jlstm.data import (
     check_text,
     count,
     inputs_of,
+    rounded_up,
+    steps_in,
     take,
+    with_room,
 )
 from jlstm.model import LSTMConfig
 
@@ -648,6 +652,11 @@ def test_windows_that_can_not_be(arguments, error, name, expected, got):
         Windows(*arguments)
 
 
+def test_windows_start_at_every_character_unless_told_otherwise():
+    windows = Windows(TEXT, 4)
+    assert (windows.stride, len(windows)) == (1, len(TEXT) - 4)
+
+
 # Streams over a text
 
 
@@ -738,6 +747,63 @@ def test_check_text_refuses(text, config, message):
 
 def test_check_text_refuses_streams_for_one_target():
     assert_refused(STREAMS, NUMBER_LAST, "a score at each step needs a network with target='each', got 'last'")
+
+
+def test_one_wrong_probability_among_right_ones_is_refused():
+    for target in (1.01, 0.99):
+        wrong = PROBABILITIES.copy()
+        wrong[1, 0] *= target
+        with pytest.raises(
+            ValueError, match=r"^Y: expected one-hot vectors or probabilities, each from 0 up with sum 1"
+        ):
+            as_batch(X, wrong, ONE)
+
+
+def test_a_list_of_one_sequence():
+    for sequence in (X[0], X[0, :1]):
+        batch = as_batch([sequence], [IDS[0, : len(sequence)]], ONE)
+        assert_is(batch.xs, [sequence[:, None]], np.float32)
+        assert batch.lengths is None
+    np.testing.assert_array_equal(data._pad([X[0]], 3), [[*X[0], 0]])
+
+
+# Room for others
+
+
+def test_sizes_are_rounded_to_so_many_binary_digits():
+    assert [rounded_up(n, 1) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
+    assert [rounded_up(n, 5) for n in (1, 31, 32, 33, 62, 63, 64, 65, 1000)] == [1, 31, 32, 34, 62, 64, 64, 68, 1024]
+    for n in range(1, 300):
+        assert n <= rounded_up(n, 5) <= 1.0625 * n
+
+
+@pytest.mark.parametrize("config", [ONE, LAST])
+def test_data_with_room_give_the_same_batches(config):
+    ys = IDS if config is ONE else IDS[:, 0]
+    batch = Batch(np.float32(X)[..., None], ys, None)
+    assert with_room(batch, 5, config, ragged=False) == batch
+    roomy = with_room(Batch(*(np.concatenate([a, a[:1]]) for a in batch[:2])), 1, config, ragged=True)
+    assert (roomy.xs.shape, roomy.ys.shape) == ((4, 16, 1), (4, 16) if config is ONE else (4,))
+    taken = take(roomy, np.array([1, -1]), config, padded=True)
+    np.testing.assert_array_equal(taken.lengths, [2, 0])
+    np.testing.assert_array_equal(taken.xs[0, :2, 0], X[1])
+    np.testing.assert_array_equal(taken.ys[0, :2] if config is ONE else taken.ys[0], ys[1])
+    ragged = with_room(batch._replace(lengths=np.array([1, 2])), 1, config, ragged=True)
+    np.testing.assert_array_equal(ragged.lengths, [1, 2])
+
+
+def test_texts_with_room_give_the_same_windows():
+    places = np.array([0, 17, 18])
+    for text in (Windows(TEXT, 4), Streams(TEXT, 3, 4)):
+        roomy = with_room(text, 1, NUMBER, ragged=False)
+        assert roomy.ids.shape == (32,)
+        jax.tree.map(np.testing.assert_array_equal, take(roomy, places, NUMBER), take(text, places, NUMBER))
+
+
+def test_steps_in_an_epoch():
+    assert steps_in(Batch(np.zeros((3, 5, 1)), np.zeros((3, 5)))) == 15
+    assert steps_in(Windows(TEXT, 4, 2)) == 40
+    assert steps_in(Streams(TEXT, 2, 4)) == 16
 
 
 # Whatever is handed in

@@ -49,7 +49,7 @@ def test_progression_is_learned(tmp_path):
 
 
 def test_language_model_runs_to_its_end(tmp_path):
-    own = text(700)
+    own = text(420)
     assert set("Hello\n") < set(own)
     assert 25 <= len(set(own)) <= 35
     (tmp_path / "shakespeare.txt").write_text(own, encoding="utf-8")

@@ -233,3 +233,9 @@ def test_parameters_in_bfloat16_give_a_loss_in_float32(params):
     total, (count, _) = jax.jit(summed_loss)(low, XS, targets, config)
     assert total.dtype == count.dtype == np.float32
     np.testing.assert_allclose(total / count, reference.loss_and_grad(low, XS, targets, config)[0], rtol=0.02)
+
+
+@every_loss
+def test_one_target_of_a_sequence_of_a_single_step_counts(loss, targets, steps):
+    got = loss(SCORES[:, 0], targets[:, 0], np.array([1, 0, 2]))
+    np.testing.assert_allclose(got, steps[[0, 2], 0].mean(), rtol=1e-6)

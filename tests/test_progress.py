@@ -151,3 +151,16 @@ def test_training_that_is_interrupted_leaves_the_cursor_on_a_line_of_its_own(mon
     with pytest.raises(KeyboardInterrupt):
         LSTMNetwork(1, 4, 3).train(np.zeros((4, 5)), np.zeros((4, 5), int), epochs=3)
     assert err.screen()[-1] == ""  # where the traceback begins
+
+
+def test_a_second_training_shows_no_validation_before_it_has_one(monkeypatch):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    data = np.zeros((64, 5)), np.zeros((64, 5), int)
+    network = LSTMNetwork(1, 4, 3, batch_size=1)  # of many calls an epoch
+    for _ in range(2):
+        err = stream(monkeypatch, terminal=True)
+        network.train(*data, epochs=2, validation=data)
+        lines = err.getvalue().replace("\n", "").split("\r")[1:]
+        assert "validation" not in lines[0]
+        assert "epoch 1/2" in lines[0]
+        assert "validation" in lines[-1]
