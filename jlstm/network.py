@@ -57,6 +57,7 @@ class LSTMNetwork:
         seed: the seed of the parameters and of the shuffles.
         optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam`
             or `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
+            Callables that compute the same are compiled once, unless they call back into Python.
         batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64. `Streams`
             have their own.
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a

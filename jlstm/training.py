@@ -169,7 +169,7 @@ def fit(
         order = replicate(filled_up(order, most), mesh)
         if isinstance(data, Streams):
             state = state._replace(memory=scatter(zero_state(state.params, width), mesh))
-        total, start = replicate(np.zeros((), np.float32), mesh), 0
+        total, start = replicate(_zero(), mesh), 0
         while start < batches:
             stop = min(start + size, batches)
             began = time.perf_counter()
@@ -221,7 +221,7 @@ def evaluate(
     order = filled_up(_batches(np.arange(count(data)), batches, width), most)
     held = with_room(data, digits, config, ragged=padded)
     params, held, order = replicate((params, held, order), mesh)
-    sums, size, start = replicate((np.zeros((), np.float32),) * 2, mesh), 1, 0
+    sums, size, start = replicate((_zero(), _zero()), mesh), 1, 0
     while start < batches:
         stop = min(start + size, batches)
         began = time.perf_counter()
@@ -230,6 +230,10 @@ def evaluate(
         size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
         start = stop
     return float(sums[0]) / max(float(sums[1]), 1.0)
+
+
+def _zero() -> np.ndarray:
+    return np.zeros((), jax.dtypes.canonicalize_dtype(float))
 
 
 class _Layout(NamedTuple):

@@ -40,7 +40,9 @@ SUBJECTS = {
     "class": Subject("network", "LSTMNetwork's train and predict next to the bare step", (4.0,)),
     "generation": Subject("generation", "writing text", (2.5,)),
     "language-model": Subject("language_model", "training, writing and evaluating at two layers of 256", (1.0,)),
-    "starting": Subject("starting", "imports, the first step, new lengths", (1.5,), devices=False),
+    "starting": Subject(
+        "starting", "imports, the first training beside every peer's, new lengths", (3.0,), devices=False
+    ),
     "growth": Subject("growth", "how time and memory grow with T, B and H", (6.0,)),
     "devices": Subject("devices", "one CPU device against one a core", (2.0,)),
     "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
