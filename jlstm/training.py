@@ -21,7 +21,7 @@ from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
 
 __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
-SHORT_FLOPS = 2e10  # computed in about the time that a program takes to compile, with all that the rounding adds
+SHORT_FLOPS = 5e9  # a tenth of a second: with all that rounding up adds to it, far less than to compile takes
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
 

@@ -99,6 +99,38 @@ def test_batch_is_split_over_the_devices():
     assert printed.split(maxsplit=2) == ["None", "2", "[3.0, 12.0]\n"]
 
 
+def test_what_lies_on_every_device_is_not_copied_again():
+    printed = run(
+        "from jlstm.devices import *; use_cpu_cores(2);"
+        "import jax, numpy as np; device = jax.local_devices()[0]; x = everywhere(np.arange(6.0));"
+        "where = x.addressable_data(0).unsafe_buffer_pointer(); y = replicate(x, None);"
+        "print(y.unsafe_buffer_pointer() == where, y.device == device, y.committed, everywhere(x) is x);"
+        "second = jax.device_put(np.arange(6.0), jax.local_devices()[1]); y = replicate(second, None);"
+        "print(y.device == device, np.array_equal(y, second))"
+    )
+    assert printed.split() == ["True"] * 6
+
+
+def test_there_is_a_device_for_every_core_that_the_process_may_use(monkeypatch):
+    given = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: given.append((name, value)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7} if process == 0 else set())
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    use_cpu_cores()
+    use_cpu_cores(1)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on a Mac
+    use_cpu_cores()
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    use_cpu_cores()
+    assert given == [("jax_num_cpu_devices", cores) for cores in (3, 1, 64, 1)]
+
+
+@pytest.mark.parametrize(("cores", "error"), [(0, ValueError), (-1, ValueError), ("2", TypeError), (1.5, TypeError)])
+def test_a_number_of_cores_that_can_not_be(cores, error):
+    with pytest.raises(error, match=r"^cores: expected"):
+        use_cpu_cores(cores)
+
+
 def test_cores_can_be_given_before_the_devices_start_only():
     jax.devices()
     with pytest.raises(RuntimeError, match="use_cpu_cores: JAX has started its devices already; call it before"):

@@ -72,6 +72,21 @@ def test_more_rows_than_a_block_holds_in_blocks_of_bounded_size(monkeypatch):
     assert max(shape[1] for shape in shapes) == 256
 
 
+def test_one_sequence_is_one_row_and_the_state_is_only_returned_where_it_is_needed(monkeypatch):
+    calls, scores_of = [], prediction._scores
+
+    def recorded(params, xs, *arguments, goes_on, **options):
+        scores, state = scores_of(params, xs, *arguments, goes_on=goes_on, **options)
+        assert (state is not None) == goes_on
+        calls.append((xs.shape[0], goes_on))
+        return scores, state
+
+    monkeypatch.setattr(prediction, "_scores", recorded)
+    predict(params(), LONG[:1], CONFIG)
+    predict(params(), LONG[:1, :256], CONFIG)
+    assert calls == [(1, True), (1, True), (1, False), (1, False)]
+
+
 @pytest.mark.parametrize("config", [CONFIG, LAST], ids=["each", "last"])
 def test_softmax_gives_probabilities(config):
     sequences = [LONG[0, :9], LONG[1, :17]]

@@ -227,6 +227,22 @@ def test_data_that_are_compiled_alike_have_room_for_all_their_batches(monkeypatc
                 assert next_one.most == layout.most
 
 
+def test_a_training_is_short_by_the_work_that_it_is(monkeypatch):
+    """Six operations a weight and a time step: 4 * 4 * (2 + 4 + 1) + 4 * 3 + 3 weights, 5 * 6 steps an epoch."""
+    for data, steps in ((BATCH, 5 * 6), (WINDOWS, 5 * 6), (STREAMS, 3 * 3 * 5)):
+        work = 6 * 127 * 7 * steps
+        for most, digits in ((work, 5), (work + 1, 1)):
+            monkeypatch.setattr(training, "SHORT_FLOPS", most)
+            assert training._lay_out(data, 2, params_of(), 7).digits == digits
+
+
+def test_streams_are_computed_as_they_are():
+    for digits, most in ((1, 64 // 15), (5, 50 // 15)):
+        layout = training._lay_out(STREAMS, 1, params_of(), 1 if digits == 1 else 10**9)
+        assert layout == (STREAMS.windows, most, STREAMS.streams, None, False, digits)
+        assert layout.most >= layout.batches
+
+
 def test_long_trainings_take_few_rows_more_and_no_step(monkeypatch):
     monkeypatch.setattr(training, "SHORT_FLOPS", 0)
     for rows in range(1, 257):
