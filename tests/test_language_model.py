@@ -5,6 +5,7 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jlstm import language_model
@@ -13,6 +14,7 @@ from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import random_problem
 from jlstm.language_model import CharLM, decode, encode
 from jlstm.model import LSTMConfig, forward
+from jlstm.optimizers import Rate, Schedule, average_of, cosine
 
 TEXT = "to be or not to be, that is the question: " * 12
 VALIDATION = TEXT[:100] + "Ö"
@@ -76,6 +78,25 @@ def test_seed_decides_everything():
     one, same, other = (CharLM.train(TEXT, **SMALL, seed=seed) for seed in (0, 0, 1))
     assert_same_params(one, same)
     assert (one.params.readout.weight != other.params.readout.weight).any()
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(1000, 0.995), (50, 0.9), (3, 0.0)])
+def test_weights_are_averaged_over_a_fifth_of_the_steps(steps, kept):
+    """Late in a training, an average over n steps keeps 1 - 1/n of itself at each, here of zeros."""
+    schedule = Schedule(0.0, 0.0, 0, 0.0, epoch_steps=1.0, steps=float(steps))
+    optimizer, params = language_model._AdamW(weight_decay=0.0)(Rate(schedule, cosine)), np.ones(2, np.float32)
+    state = optimizer.init(params)
+    late = optax.tree.set(state, steps=np.int32(10**6), average=np.zeros(2, np.float32))
+    _, state = optimizer.update(params, late, params)
+    np.testing.assert_allclose(average_of(state), 1 - kept, rtol=1e-4)
+
+
+def test_rate_rises_and_falls_to_a_fiftieth():
+    steps = 40
+    schedule = Schedule(0.5, 0.0, 0, 0.0, epoch_steps=10.0, steps=float(steps), warmup=20)
+    rate = Rate(schedule, language_model._cosine_to_last_rate)
+    np.testing.assert_allclose(rate(np.arange(20)), 0.5 * np.arange(1, 21) / 20, rtol=1e-6)
+    np.testing.assert_allclose(rate(np.array([20, 30, 40])), [0.5, 0.5 * 0.51, 0.5 * 0.02], rtol=1e-5)
 
 
 def test_vocabulary_is_that_of_both_texts(learned):
