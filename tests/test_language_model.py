@@ -1,5 +1,7 @@
 """Text in, text out: what `CharLM` learns, keeps, says and refuses."""
 
+import inspect
+import json
 import subprocess
 import sys
 
@@ -197,6 +199,25 @@ def test_saved_model_is_the_same_in_a_fresh_process(learned, tmp_path):
     assert done.stdout.strip() == repr((model.evaluate(TEXT).nats, model.generate("to ", 30, seed=1), model.vocabulary))
 
 
+def test_file_says_that_its_outputs_are_probabilities(learned, tmp_path):
+    learned[0].save(tmp_path / "model.npz")
+    assert json.loads(np.load(tmp_path / "model.npz")["jlstm.json"])["apply_softmax"] is True
+
+
+def test_a_model_is_itself_only(learned):
+    model, _ = learned
+    other = CharLM(model.params, model.config, model.vocabulary)
+    assert {model, other, model} == {model, other}
+    assert model != other
+
+
+def test_defaults_are_those_of_the_table_in_the_readme():
+    defaults = {name: p.default for name, p in inspect.signature(CharLM.train).parameters.items()}
+    measured = {"hidden_size": 384, "layers": 2, "dropout": 0.45, "epochs": 20, "learning_rate": 0.003}
+    measured |= {"weight_decay": 0.05, "streams": 32, "window": 64, "seed": 0, "check_every": 1}
+    assert defaults.items() >= measured.items()
+
+
 def test_file_of_a_network_without_vocabulary_is_refused(tmp_path):
     config = LSTMConfig(2, 4, 2)
     save(tmp_path / "network.npz", Saved(random_problem(config, 1, 1)["params"], config, None, False))
@@ -228,6 +249,7 @@ TRAINING_MISTAKES = [
     ({"learning_rate": -1.0}, ValueError, "learning_rate: expected a finite number from 0 up, got -1.0"),
     ({"weight_decay": "x"}, TypeError, "weight_decay: expected a number, got 'x'"),
     ({"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
+    ({"seed": 2**63}, ValueError, "seed: expected at most 9223372036854775807, got 9223372036854775808"),
     ({"callback": 3}, TypeError, "callback: expected a callable, got 3"),
 ]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jlstm import LSTMNetwork, progress
+from jlstm import CharLM, LSTMNetwork, progress
 from jlstm.progress import Progress
 
 
@@ -138,7 +138,17 @@ def test_training_clears_the_line_before_the_callback_prints(monkeypatch, termin
     assert ("\r" in err.getvalue()) == terminal
 
 
-def test_training_that_is_interrupted_leaves_the_cursor_on_a_line_of_its_own(monkeypatch):
+def train_a_network():
+    with pytest.raises(KeyboardInterrupt):
+        LSTMNetwork(1, 4, 3).train(np.zeros((4, 5)), np.zeros((4, 5), int), epochs=3)
+
+
+def train_a_model():
+    CharLM.train("to be or not to be " * 9, hidden_size=4, layers=1, dropout=0, epochs=3, streams=2, window=9)
+
+
+@pytest.mark.parametrize("train", [train_a_network, train_a_model])
+def test_training_that_is_interrupted_leaves_the_cursor_on_a_line_of_its_own(monkeypatch, train):
     monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
     err, update = stream(monkeypatch, terminal=True), Progress.update
 
@@ -148,8 +158,7 @@ def test_training_that_is_interrupted_leaves_the_cursor_on_a_line_of_its_own(mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "update", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        LSTMNetwork(1, 4, 3).train(np.zeros((4, 5)), np.zeros((4, 5), int), epochs=3)
+    train()
     assert err.screen()[-1] == ""  # where the traceback begins
 
 
