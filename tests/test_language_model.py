@@ -54,7 +54,29 @@ def test_checks_come_when_asked_and_the_best_is_returned(learned):
     assert [check.best for _, check in checks] == [loss == min(losses[: k + 1]) for k, loss in enumerate(losses)]
     assert_same_params(model, checks[int(np.argmin(losses))][0])
     assert checks[-1][1].validation == checks[-1][0].evaluate(VALIDATION)
-    assert checks[0][1].seconds < checks[-1][1].seconds
+    assert 0 < checks[0][1].seconds < checks[-1][1].seconds < 600
+
+
+def test_progress_counts_characters_and_shows_every_check(monkeypatch):
+    shown = []
+
+    class Shown:
+        def __init__(self, epochs, items, unit):
+            shown.append((epochs, items, unit))
+
+        def update(self, epochs_done, loss, validation=None):
+            shown.append((epochs_done, validation))
+
+        clear = close = lambda self: None
+
+    monkeypatch.setattr(language_model, "Progress", Shown)
+    checks = []
+    options = SMALL | {"progress": True, "validation": VALIDATION, "callback": lambda *check: checks.append(check[1])}
+    CharLM.train(TEXT, **options)
+    assert shown[0] == (3, 2 * 16 * ((len(TEXT) - 1) // 2 // 16), "characters")
+    assert [(check.epoch, check.validation.nats) for check in checks] == [
+        line for line in shown if line[0] in (1, 2, 3)
+    ]
 
 
 def test_an_earlier_model_is_returned_if_it_is_better(monkeypatch):
