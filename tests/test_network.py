@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from jlstm import Batch, History, LSTMNetwork, Streams, Windows, forward, network, trainer
+from jlstm import Batch, History, LSTMConfig, LSTMNetwork, Streams, Windows, forward, network, trainer
 from jlstm.losses import loss_fn
+from jlstm.network import default_input_scale
 from jlstm.optimizers import constant
 from jlstm.training import _train_steps
 
@@ -49,6 +50,13 @@ def same_params(first, second):
 def softmax(scores):
     exps = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exps / exps.sum(axis=-1, keepdims=True)
+
+
+def test_inputs_are_read_as_widely_as_classes_need():
+    sizes = (1, 50), (1, 2), (1, 3), (3, 12), (50, 10)
+    assert [default_input_scale(LSTMConfig(i, 4, c)) for i, c in sizes] == [25, 1, 1.5, 2, 1]
+    assert default_input_scale(LSTMConfig(1, 4, 50, loss="mse")) == 1
+    assert new(output_size=50).config.input_scale == 25
 
 
 # What predict takes and gives.
@@ -611,7 +619,7 @@ BAD_ARGUMENTS = {
     "dropout '0.5'": ({"dropout": "0.5"}, TypeError, "dropout: expected a number"),
     "seed -1": ({"seed": -1}, ValueError, "seed"),
     "seed 0.5": ({"seed": 0.5}, TypeError, "seed"),
-    "seed 2**70": ({"seed": 2**70}, ValueError, "seed"),
+    "seed 2**63": ({"seed": 2**63}, ValueError, "seed: expected at most 9223372036854775807"),
     "optimizer 'adam'": ({"optimizer": "adam"}, TypeError, "optimizer: expected a callable"),
     "optimizer with its rate": ({"optimizer": optax.sgd(0.1)}, TypeError, "optimizer: expected a callable"),
     "optimizer of something else": ({"optimizer": lambda rate: rate}, TypeError, "optimizer.*GradientTransformation"),
@@ -634,7 +642,7 @@ def test_arguments_of_the_network_that_do_not_fit_are_refused(case):
 
 STRINGS = np.array([["a"] * T] * N)
 BAD_TRAINING = {
-    "no Y": ((X,), {}, (TypeError, ValueError), "Y"),
+    "no Y": ((X,), {}, ValueError, "Y: expected targets for the sequences of X, got None"),
     "X a number": ((1.0, Y), {}, ValueError, "X: expected sequences of shape"),
     "X None": ((None, Y), {}, TypeError, "X: expected numbers"),
     "X strings": ((STRINGS, Y), {}, TypeError, "X: expected numbers, got strings"),
@@ -776,6 +784,7 @@ LOSSES = {
     "last, a list": ("last", [P[0, 0], P[1, 1]], [0, 0], -np.log(0.5 * 0.2) / 2),
     "values": ("mse", np.array([[[1.0], [2]], [[0], [0]]]), [[0, 0], [3, 1]], (2.5 + 5) / 2),
     "value columns": ("mse", np.array([[[1.0], [2]], [[0], [0]]]), [[[0], [0]], [[3], [1]]], (2.5 + 5) / 2),
+    "values of either sign": ("mse", np.array([[[1.0], [-2]]]), [[3, 4]], (4 + 36) / 2),
     "last values": ("mse last", np.array([[[1.0], [2]], [[0], [0]]]), [[0, 0], [3, 1]], (2.5 + 5) / 2),
 }
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jlstm import CharLM, LSTMNetwork, progress
+from jlstm import CharLM, LSTMNetwork, Streams, Windows, network, progress
 from jlstm.progress import Progress
 
 
@@ -165,11 +165,21 @@ def test_training_that_is_interrupted_leaves_the_cursor_on_a_line_of_its_own(mon
 def test_a_second_training_shows_no_validation_before_it_has_one(monkeypatch):
     monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
     data = np.zeros((64, 5)), np.zeros((64, 5), int)
-    network = LSTMNetwork(1, 4, 3, batch_size=1)  # of many calls an epoch
+    net = LSTMNetwork(1, 4, 3, batch_size=1)  # of many calls an epoch
     for _ in range(2):
         err = stream(monkeypatch, terminal=True)
-        network.train(*data, epochs=2, validation=data)
+        net.train(*data, epochs=2, validation=data)
         lines = err.getvalue().replace("\n", "").split("\r")[1:]
         assert "validation" not in lines[0]
         assert "epoch 1/2" in lines[0]
         assert "validation" in lines[-1]
+
+
+def test_sequences_that_are_counted_are_those_of_an_epoch(monkeypatch):
+    counted = []
+    monkeypatch.setattr(network, "Progress", lambda epochs, items: counted.append((epochs, items)) or Progress(1, 1))
+    net, text = LSTMNetwork(1, 4, 3), np.arange(50) % 3
+    net.train(np.zeros((7, 5)), np.zeros((7, 5), int), epochs=0)
+    net.train(Windows(text, 5), epochs=0)
+    net.train(Streams(text, streams=3, length=5), epochs=0)
+    assert counted == [(0, 7), (0, 45), (0, 9)]

@@ -387,6 +387,12 @@ def test_every_stream_is_read_once_and_in_order():
     assert gaps[:-1].max() < LONG.length  # streams are of equal length, and the last gap has the rest of the text
 
 
+@pytest.mark.parametrize(("characters", "streams", "length"), [(11, 2, 5), (31, 3, 5), (13, 3, 4)])
+def test_streams_follow_one_another_where_they_use_up_the_text(characters, streams, length):
+    order = streams_order(0, 0, Streams(np.arange(characters), streams, length))
+    np.testing.assert_array_equal((order[0, 1:] - order[0, :-1]) % characters, (characters - 1) // streams)
+
+
 def test_streams_start_anywhere_and_elsewhere_in_each_epoch():
     firsts = [streams_order(key, step, LONG)[0, 0] for key in range(2) for step in range(0, 14 * 20, 14)]
     assert len(set(firsts)) > 35
