@@ -297,9 +297,24 @@ def test_training_mistakes_are_told(changes, error, message):
         (lambda m: m.evaluate("t"), ValueError, "text: expected at least two characters, got 't'"),
         (lambda m: m.evaluate("to", window=2), ValueError, "text: expected more than window = 2 characters, got 2"),
         (lambda m: m.evaluate("αβγδ"), ValueError, "text: expected characters that the model knows, got 'α', 'β'"),
+        (lambda m: m.evaluate("αβγδεζηθικλμ"), ValueError, "'α', .*, 'κ' and 2 more$"),
         (lambda m: m.evaluate(None), TypeError, "text: expected a string, got NoneType"),
     ],
-    ids=["empty", "unknown", "no stop", "stop", "samples", "length", "p", "k", "one", "window", "Greek", "None"],
+    ids=[
+        "empty",
+        "unknown",
+        "no stop",
+        "stop",
+        "samples",
+        "length",
+        "p",
+        "k",
+        "one",
+        "window",
+        "Greek",
+        "more",
+        "None",
+    ],
 )
 def test_mistakes_are_told(learned, call, error, message):
     with pytest.raises(error, match=message):
