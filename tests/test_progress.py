@@ -45,21 +45,23 @@ def stream(monkeypatch, terminal):
 
 
 @pytest.mark.parametrize(
-    ("epochs_done", "loss", "seconds", "validation", "line"),
+    ("epochs_done", "loss", "speed", "validation", "line"),
     [
-        (5, 0.25, 5.0, None, "epoch 5/10 | loss 0.2500 | 150 sequences/s | 0:05 left"),
-        (5, 0.25, 5.0, 1.5, "epoch 5/10 | loss 0.2500 | validation 1.5000 | 150 sequences/s | 0:05 left"),
-        (0.5, 3.0, 10.0, None, "epoch 1/10 | loss 3.0000 | 8 sequences/s | 3:10 left"),
-        (2.5, 0.00004, 0.01, None, "epoch 2/10 | loss 0.0000 | 37,500 sequences/s | 0:00 left"),
-        (5, 12.5, 3599.4, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 59:59 left"),
-        (5, 12.5, 3600, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 1:00:00 left"),
-        (1, 12.5, 10000, None, "epoch 1/10 | loss 12.5000 | 0 sequences/s | 25:00:00 left"),
-        (10, 0.125, 60, None, "epoch 10/10 | loss 0.1250 | 25 sequences/s | 0:00 left"),
+        (5, 0.25, 150.0, None, "epoch 5/10 | loss 0.2500 | 150 sequences/s | 0:05 left"),
+        (5, 0.25, 150.0, 1.5, "epoch 5/10 | loss 0.2500 | validation 1.5000 | 150 sequences/s | 0:05 left"),
+        (0.5, 3.0, 7.5, None, "epoch 1/10 | loss 3.0000 | 8 sequences/s | 3:10 left"),
+        (2.5, 0.00004, 37_500.0, None, "epoch 2/10 | loss 0.0000 | 37,500 sequences/s | 0:00 left"),
+        (5, 12.5, 750 / 3599.4, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 59:59 left"),
+        (5, 12.5, 750 / 3600, None, "epoch 5/10 | loss 12.5000 | 0 sequences/s | 1:00:00 left"),
+        (1, 12.5, 0.015, None, "epoch 1/10 | loss 12.5000 | 0 sequences/s | 25:00:00 left"),
+        (10, 0.125, 25.0, None, "epoch 10/10 | loss 0.1250 | 25 sequences/s | 0:00 left"),
+        (0.1, 3.0, None, None, "epoch 1/10 | loss 3.0000"),
+        (1, 3.0, None, 2.5, "epoch 1/10 | loss 3.0000 | validation 2.5000"),
     ],
-    ids=["seconds", "validation", "minutes", "fast", "under an hour", "an hour", "a day", "end"],
+    ids=["seconds", "validation", "minutes", "fast", "under an hour", "an hour", "a day", "end", "first", "one epoch"],
 )
-def test_line(epochs_done, loss, seconds, validation, line):
-    assert Progress(epochs=10, items=150).line(epochs_done, loss, seconds, validation) == line
+def test_line(epochs_done, loss, speed, validation, line):
+    assert Progress(epochs=10, items=150).line(epochs_done, loss, speed, validation) == line
 
 
 def test_plain_lines_are_occasional(clock, monkeypatch):
@@ -86,16 +88,17 @@ def test_short_training_shows_its_end(clock, monkeypatch):
 def test_terminal_has_one_line_that_renews_itself(clock, monkeypatch):
     err = stream(monkeypatch, terminal=True)
     shown = Progress(epochs=3, items=10)
-    screens = []
+    screens = [err.screen()]
     for done, seconds in ((0.001, 20), (1, 20), (1.5, 0.01), (2, 10), (3, 0.5)):
         clock.now += seconds
         shown.update(done, 1.0)
         screens.append(err.screen())
     assert screens == [
-        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 16:39:40 left"],
-        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 1:20 left"],  # shorter, and nothing of the longer one is left
-        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 1:20 left"],  # too soon
-        ["epoch 2/3 | loss 1.0000 | 0 sequences/s | 0:25 left"],
+        ["compiling"],
+        ["epoch 1/3 | loss 1.0000"],  # after 20 seconds, most of them the compiler's
+        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 0:40 left"],
+        ["epoch 1/3 | loss 1.0000 | 0 sequences/s | 0:40 left"],  # too soon
+        ["epoch 2/3 | loss 1.0000 | 1 sequences/s | 0:15 left"],
         ["epoch 3/3 | loss 1.0000 | 1 sequences/s | 0:00 left", ""],
     ]
 
@@ -104,7 +107,7 @@ def test_cleared_line_leaves_the_terminal_empty(clock, monkeypatch):
     err = stream(monkeypatch, terminal=True)
     shown = Progress(epochs=3, items=10)
     shown.clear()
-    assert err.getvalue() == ""
+    assert err.screen() == [""]
     clock.now += 1
     shown.update(1, 1.0)
     shown.clear()
@@ -143,8 +146,9 @@ def train_a_network():
         LSTMNetwork(1, 4, 3).train(np.zeros((4, 5)), np.zeros((4, 5), int), epochs=3)
 
 
-def train_a_model():
-    CharLM.train("to be or not to be " * 9, hidden_size=4, layers=1, dropout=0, epochs=3, streams=2, window=9)
+def train_a_model(**options):
+    text = "to be or not to be " * 9
+    CharLM.train(text, hidden_size=4, layers=1, dropout=0, epochs=3, streams=2, window=9, **options)
 
 
 @pytest.mark.parametrize("train", [train_a_network, train_a_model])
@@ -170,8 +174,9 @@ def test_a_second_training_shows_no_validation_before_it_has_one(monkeypatch):
         err = stream(monkeypatch, terminal=True)
         net.train(*data, epochs=2, validation=data)
         lines = err.getvalue().replace("\n", "").split("\r")[1:]
-        assert "validation" not in lines[0]
-        assert "epoch 1/2" in lines[0]
+        assert "compiling" in lines[0]
+        assert "epoch 1/2" in lines[1]
+        assert "validation" not in lines[1]
         assert "validation" in lines[-1]
 
 
@@ -183,3 +188,44 @@ def test_sequences_that_are_counted_are_those_of_an_epoch(monkeypatch):
     net.train(Windows(text, 5), epochs=0)
     net.train(Streams(text, streams=3, length=5), epochs=0)
     assert counted == [(0, 7), (0, 45), (0, 9)]
+
+
+class Gone(Stream):
+    """A terminal that goes away while the training runs."""
+
+    def write(self, text):
+        if "epoch" in text:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+class Logger:
+    """What some programs put in place of standard error: it writes, and has nothing else."""
+
+    def write(self, text):
+        pass
+
+
+def closed():
+    stream = Stream(terminal=True)
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    "terminal", [None, Logger(), closed(), Gone(True), Gone(False)], ids=lambda t: type(t).__name__
+)
+@pytest.mark.parametrize("kind", ["network", "model"])
+def test_a_display_that_fails_is_switched_off_and_the_training_goes_on(monkeypatch, capsys, terminal, kind):
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    calls = []
+    if kind == "model":
+        train_a_model(callback=lambda *check: calls.append(check))
+    else:
+        data = np.zeros((4, 5)), np.zeros((4, 5), int)
+        options = {"callback_every": 1, "periodic_callback": lambda: calls.append(1), "validation": data}
+        assert len(LSTMNetwork(1, 4, 3).train(*data, epochs=3, **options).loss) == 3
+    assert len(calls) == 3
+    assert capsys.readouterr().out == ""
