@@ -289,8 +289,7 @@ def lstm_from_draws(normal: Any, input_size: int, hidden_size: int, input_scale:
     scales = xp.asarray([1.0, 1.0, input_scale, 1.0], dtype=normal.dtype)[:, None] / fan_in**0.5
     candidate = (input_scale - 1) / fan_in**0.5 * weights[input_size, G]
     square = xp.moveaxis(weights[input_size + 1 :], 1, 0)
-    # One by one: under vmap, the QR factorisations of two layers can wait for each other for ever (jax 0.10.2).
-    orthogonal = _orthogonal(square) if isinstance(normal, np.ndarray) else jax.lax.map(_orthogonal, square)
+    orthogonal = _orthogonal(square) if isinstance(normal, np.ndarray) else _orthogonal_one_by_one(square)
     zeros = xp.zeros_like(candidate)
     return LSTMParams(
         weight_ih=(scales * weights[:input_size]).reshape(input_size, -1),
@@ -304,3 +303,9 @@ def _orthogonal(normal: Any) -> Any:
     xp = normal.__array_namespace__()
     q, r = xp.linalg.qr(normal)
     return q * xp.sign(xp.linalg.diagonal(r))[..., None, :]
+
+
+@jax.jit  # as a loop that is not in a compiled function is compiled anew at every call
+def _orthogonal_one_by_one(normal: Array) -> Array:
+    # Under vmap, the QR factorisations of two layers at once can wait for each other for ever (jax 0.10.2).
+    return jax.lax.map(_orthogonal, normal)

@@ -26,7 +26,8 @@ __all__ = [
     "finite_numbers",
     "inputs_of",
     "rounded_up",
-    "steps_in",
+    "steps_of",
+    "steps_with_room",
     "take",
     "with_room",
 ]
@@ -164,41 +165,41 @@ def count(data: Data) -> int:
     return len(data) if isinstance(data, Windows) else data.xs.shape[0]
 
 
-def steps_in(data: Data) -> int:
-    """Return how many time steps an epoch has, those of padding included."""
-    if isinstance(data, Streams):
-        return data.streams * data.windows * data.length
-    return count(data) * (data.length if isinstance(data, Windows) else data.xs.shape[1])
+def steps_of(data: Data) -> int:
+    """Return how many time steps each sequence has, those of padding included."""
+    return data.xs.shape[1] if isinstance(data, Batch) else data.length
 
 
-def with_room(data: Data, digits: int, config: LSTMConfig, *, ragged: bool) -> Data:
+def steps_with_room(data: Data) -> int:
+    """Return how many it has where there is room: of arrays a power of two from 16 up, windows are as they are."""
+    return max(LEAST_STEPS, rounded_up(steps_of(data), 1)) if isinstance(data, Batch) else data.length
+
+
+def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> Data:
     """Return data in arrays of sizes that others near by have too, so that they need no compilation of their own.
 
     Args:
         data: all sequences.
-        digits: to how many binary digits the number of sequences, or of characters, is rounded up; with 1, the next
-            power of two, the time steps of sequences are as well, to 16 at the least.
         config: the network that will read them.
-        ragged: whether lengths are to be known, also where all sequences are of one.
+        roomy: whether the numbers of sequences, or of characters, and of time steps are powers of two; else only the
+            first is rounded up, by a sixteenth at the most.
+        masked: whether lengths are to be known, also where all sequences are of one.
 
     Returns:
-        The same data for `take`, with nothing behind them.
+        The same data for `take`, with nothing behind them; a copy, where there is anything to fill up.
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> roomy = with_room(Batch(np.ones((5, 20, 1)), np.ones((5, 20), int)), 1, config, ragged=True)
-        >>> roomy.xs.shape, roomy.lengths
+        >>> data = with_room(Batch(np.ones((5, 20, 1)), np.ones((5, 20), int)), config, roomy=True, masked=True)
+        >>> data.xs.shape, data.lengths
         ((8, 32, 1), array([20, 20, 20, 20, 20,  0,  0,  0], dtype=int32))
     """
+    digits = 1 if roomy else 5
     if not isinstance(data, Batch):
         (ids, *rest), form = jax.tree.flatten(data)
         return jax.tree.unflatten(form, [filled_up(ids, rounded_up(len(ids), digits)), *rest])
-    sequences, time = data.xs.shape[:2]
-    rows = rounded_up(sequences, digits)
-    steps = max(LEAST_STEPS, rounded_up(time, 1)) if digits == 1 else time
-    lengths = data.lengths
-    if lengths is None and ragged:
-        lengths = np.full(sequences, time)
+    rows, steps = rounded_up(count(data), digits), steps_with_room(data) if roomy else steps_of(data)
+    lengths = np.full(count(data), steps_of(data)) if masked and data.lengths is None else data.lengths
     return Batch(
         filled_up(data.xs, rows, steps),
         filled_up(data.ys, rows, steps) if config.target == "each" else filled_up(data.ys, rows),
@@ -232,14 +233,14 @@ def filled_up(array: Any, *shape: int) -> Any:
     return filled
 
 
-def take(data: Data, rows: Array, config: LSTMConfig, *, padded: bool = False) -> Batch:
+def take(data: Data, rows: Array, config: LSTMConfig, *, masked: bool = False) -> Batch:
     """Gather sequences into a batch, inside a compiled call.
 
     Args:
         data: all sequences.
         rows: which ones to take, `[batch]` integers; of `Streams` the places where their windows start.
         config: the network that will read them.
-        padded: whether some of `rows` may be negative; each of those gives a sequence of length 0.
+        masked: whether some of `rows` may be negative; each of those gives a sequence of length 0.
 
     Returns:
         The batch.
@@ -258,7 +259,7 @@ def take(data: Data, rows: Array, config: LSTMConfig, *, padded: bool = False) -
         batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
     else:
         batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)
-    if padded:
+    if masked:
         lengths = batch.xs.shape[1] if batch.lengths is None else batch.lengths
         batch = batch._replace(lengths=jnp.where(rows < 0, 0, lengths))
     return batch

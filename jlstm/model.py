@@ -25,6 +25,8 @@ __all__ = [
     "zero_state",
 ]
 
+MOST_SCALE = 1e30  # beyond it, weights are infinite in float32
+
 Loss = Literal["cross_entropy", "mse"]
 Target = Literal["each", "last"]
 Inputs = Literal["features", "tokens"]
@@ -80,8 +82,8 @@ class LSTMConfig:
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         if self.dropout >= 1:
             raise ValueError(f"dropout: expected a number below 1, got {self.dropout}")
-        if self.input_scale == 0:
-            raise ValueError("input_scale: expected a positive number, got 0")
+        if not 0 < self.input_scale <= MOST_SCALE:
+            raise ValueError(f"input_scale: expected a positive number up to {MOST_SCALE}, got {self.input_scale}")
         if self.segment is not None:
             object.__setattr__(self, "segment", whole_number("segment", self.segment, least=1))
 
@@ -180,7 +182,8 @@ def draw_params(seed: int, config: LSTMConfig) -> ModelParams:
         >>> draw_params(0, config).layers[0].weight_hh.shape
         (8, 32)
     """
-    return _from_draws(np.random.default_rng(seed).standard_normal(sum(_counts(config)), np.float32), config)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))  # not the numbers of the shuffles
+    return _from_draws(rng.standard_normal(sum(_counts(config)), np.float32), config)
 
 
 def _counts(config: LSTMConfig) -> list[int]:

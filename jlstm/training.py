@@ -13,7 +13,19 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.cell import LSTMState
-from jlstm.data import Batch, Data, Streams, Windows, count, filled_up, rounded_up, steps_in, take, with_room
+from jlstm.data import (
+    Batch,
+    Data,
+    Streams,
+    Windows,
+    count,
+    filled_up,
+    rounded_up,
+    steps_of,
+    steps_with_room,
+    take,
+    with_room,
+)
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state
@@ -21,7 +33,9 @@ from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
 
 __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
-SHORT_FLOPS = 5e9  # a tenth of a second: with all that rounding up adds to it, far less than to compile takes
+# A guess at what a time step of a mini-batch takes, forward and backward, for `_lay_out`: so much and its arithmetic.
+STEP_SECONDS, FLOPS = 2e-5, 5e10
+SPARED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
 
@@ -151,7 +165,7 @@ def fit(
             `Streams` have a batch of their own size.
         config: the network.
         optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`; another function
-            compiles anew, also where it computes the same (see `first_alike`).
+            compiles anew, also where it computes the same (see `by_what_they_compute`).
         shape: the shape of the learning rate over this training.
 
     Yields:
@@ -160,8 +174,9 @@ def fit(
     Raises:
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
-    batches, most, width, mesh, padded, digits = _lay_out(data, batch_size, state.params, epochs)
-    held = replicate(with_room(data, digits, config, ragged=padded), mesh)
+    before = float(schedule.first_epoch)
+    batches, most, width, mesh, masked, roomy = _lay_out(data, batch_size, state.params, before + epochs)
+    held = replicate(with_room(data, config, roomy=roomy, masked=masked), mesh)
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     size = 1
     for epoch in range(epochs):
@@ -184,7 +199,7 @@ def fit(
                 config=config,
                 optimizer=optimizer,
                 shape=shape,
-                padded=padded,
+                masked=masked,
                 mesh=mesh,
             )
             if not finite:  # waits for the call to end
@@ -217,15 +232,15 @@ def evaluate(
     Returns:
         The loss.
     """
-    batches, most, width, mesh, padded, digits = _lay_out(data, batch_size, params, times)
+    batches, most, width, mesh, masked, roomy = _lay_out(data, batch_size, params, times)
     order = filled_up(_batches(np.arange(count(data)), batches, width), most)
-    held = with_room(data, digits, config, ragged=padded)
+    held = with_room(data, config, roomy=roomy, masked=masked)
     params, held, order = replicate((params, held, order), mesh)
     sums, size, start = replicate((_zero(), _zero()), mesh), 1, 0
     while start < batches:
         stop = min(start + size, batches)
         began = time.perf_counter()
-        sums = _sum_losses(sums, params, held, order, start, stop, config=config, padded=padded, mesh=mesh)
+        sums = _sum_losses(sums, params, held, order, start, stop, config=config, masked=masked, mesh=mesh)
         jax.block_until_ready(sums)
         size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
         start = stop
@@ -244,39 +259,50 @@ class _Layout(NamedTuple):
         most: the most that it has with other data that are compiled alike.
         width: how many rows each of them is computed with.
         mesh: the devices that share each.
-        padded: whether there are rows or steps of nothing among the real ones.
-        digits: to how many binary digits the sizes of the data are rounded up; 1 is the next power of two.
+        masked: whether the batches have lengths, to tell rows and steps of nothing from the real ones.
+        roomy: whether all sizes are rounded up to powers of two.
     """
 
     batches: int
     most: int
     width: int
     mesh: Mesh | None
-    padded: bool
-    digits: int
+    masked: bool
+    roomy: bool
 
 
-def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: int) -> _Layout:
+def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) -> _Layout:
     """Choose the shapes so that one compiled program serves whatever is near by in size.
 
-    A short training takes rows and steps of nothing, up to powers of two: it computes them in less time than a program
-    for other shapes takes to compile. A long one takes the steps as they are and a sixteenth more rows at the most.
+    Where it costs little over all epochs, rows and steps of nothing fill the data up to powers of two, which takes less
+    time than to compile for other shapes; else the steps are as they are, and there are a sixteenth more rows at most.
     To leave out steps of nothing by a `lax.cond` in the gradient made each step 1.2 to 2.6 times as long.
     """
     batches = batches_of(data, batch_size)
-    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
-    flops = 6 * weights * epochs * steps_in(data)  # forward, and twice that backward
-    digits = 1 if flops < SHORT_FLOPS else 5
     if isinstance(data, Streams):
-        width, most = data.streams, rounded_up(data.characters, digits) // (data.streams * data.length)
-    else:
-        width, rows = rounded_up(-(-count(data) // batches), digits), rounded_up(count(data), digits)
-        most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
+        # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
+        most = rounded_up(data.characters, 1) // (data.streams * data.length)
+        mesh = mesh_for(data.streams)
+        width = _to_whole_devices(data.streams, mesh)
+        return _Layout(batches, most, width, mesh, width > data.streams, roomy=True)
+    real, steps = -(-count(data) // batches), steps_of(data)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def seconds(width: int, steps: int) -> float:
+        return epochs * batches * steps * (STEP_SECONDS + 6 * weights * width / FLOPS)  # the backward pass is two
+
+    spared = seconds(rounded_up(real, 1), steps_with_room(data)) - seconds(real, steps)
+    roomy = spared < SPARED_SECONDS
+    digits = 1 if roomy else 5
+    width, rows = rounded_up(real, digits), rounded_up(count(data), digits)
+    most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width)
-    devices = mesh.size if mesh else 1
-    width = -(-width // devices) * devices
-    padded = width > data.streams if isinstance(data, Streams) else digits == 1 or batches * width > count(data)
-    return _Layout(batches, most, width, mesh, padded, digits)
+    width = _to_whole_devices(width, mesh)
+    return _Layout(batches, most, width, mesh, roomy or batches * width > count(data), roomy)
+
+
+def _to_whole_devices(rows: int, mesh: Mesh | None) -> int:
+    return rows if mesh is None else -(-rows // mesh.size) * mesh.size
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
@@ -302,7 +328,7 @@ def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int
     return order
 
 
-@jax.jit(static_argnames=("config", "optimizer", "shape", "padded", "mesh"))
+@jax.jit(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))
 def _train_steps(
     state: TrainState,
     total: Array,
@@ -315,7 +341,7 @@ def _train_steps(
     config: LSTMConfig,
     optimizer: Optimizer,
     shape: Callable[[Array], Array],
-    padded: bool,
+    masked: bool,
     mesh: Mesh | None,
 ) -> tuple[TrainState, Array, Array]:
     """Train on the batches `start` to `stop` of `order`, their losses added to `total`; tell whether all is finite.
@@ -331,7 +357,7 @@ def _train_steps(
 
         def body(k: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, total = carry
-            state, loss = step(state, take(data, order[k], config, padded=padded))
+            state, loss = step(state, take(data, order[k], config, masked=masked))
             return state, total + loss
 
         return lax.fori_loop(start, stop, body, (state, total))
@@ -343,7 +369,7 @@ def _train_steps(
     return state, total, jnp.isfinite(numbers).all()  # one check of all compiles faster than one of each array
 
 
-@jax.jit(static_argnames=("config", "padded", "mesh"))
+@jax.jit(static_argnames=("config", "masked", "mesh"))
 def _sum_losses(
     sums: tuple[Array, Array],
     params: ModelParams,
@@ -353,12 +379,12 @@ def _sum_losses(
     stop: Array,
     *,
     config: LSTMConfig,
-    padded: bool,
+    masked: bool,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     def add(sums: tuple[Array, Array], params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
         def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            batch = take(data, order[k], config, padded=padded)
+            batch = take(data, order[k], config, masked=masked)
             total, (real, _) = summed_loss(params, batch.xs, batch.ys, config, lengths=batch.lengths)
             found = lax.psum((total, real), AXIS) if mesh else (total, real)
             return sums[0] + found[0], sums[1] + found[1]

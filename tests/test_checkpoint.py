@@ -396,6 +396,18 @@ def test_a_file_that_another_save_is_writing_stays(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_a_file_system_without_locks_serves(path, tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    before = path.read_bytes()
+    save(path, network(seed=1))
+    assert os.listdir(tmp_path) == ["model"]
+    assert path.read_bytes() != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 def test_an_empty_file_stays_for_a_minute(path, tmp_path, monkeypatch):
     """Its process may be about to write it."""
     monkeypatch.setattr(os, "unlink", lambda name: None)

@@ -44,9 +44,10 @@ class Compilations:
             self._names.append(fun_name.removeprefix("jit(").removesuffix(")"))
 
     def of(self, call):
+        """Return how often each of jlstm's functions was compiled, and how many others of JAX's own were."""
         self._names.clear()
         call()
-        return dict(Counter(name for name in self._names if name in OWN))
+        return dict(Counter(name if name in OWN else "others" for name in self._names))
 
 
 def sequences(rows, steps, kind="each"):
@@ -176,12 +177,14 @@ def found(request):
 
 
 def test_each_function_is_compiled_once_and_never_again(found):
-    assert found == {name: EXPECTED.get(name, {}) for name in found}
     assert EXPECTED.keys() <= found.keys()
+    for name in EXPECTED:
+        found[name].pop("others", None)
+    assert found == {name: EXPECTED.get(name, {}) for name in found}
 
 
 def test_code_that_has_changed_is_compiled_anew(tmp_path):
-    """With a cache on disk, as the tests have it: what is found there is the same program only."""
+    """With a cache on disk, as these tests have it: JAX finds there the same program only."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     results, entries = [], []
     for factor in (2, 2, 3):

@@ -21,7 +21,8 @@ from jlstm.data import (
     count,
     inputs_of,
     rounded_up,
-    steps_in,
+    steps_of,
+    steps_with_room,
     take,
     with_room,
 )
@@ -590,7 +591,7 @@ ROWS = np.array([1, -1, 0])
     },
 )
 def test_negative_rows_have_length_zero_where_padded(data, lengths):
-    padded, plain = take(data, ROWS, ONE, padded=True), take(data, np.maximum(ROWS, 0), ONE)
+    padded, plain = take(data, ROWS, ONE, masked=True), take(data, np.maximum(ROWS, 0), ONE)
     np.testing.assert_array_equal(padded.lengths, lengths)
     for array, whole in zip(padded[:2], plain[:2], strict=True):
         assert array.shape == whole.shape
@@ -781,29 +782,33 @@ def test_sizes_are_rounded_to_so_many_binary_digits():
 def test_data_with_room_give_the_same_batches(config):
     ys = IDS if config is ONE else IDS[:, 0]
     batch = Batch(np.float32(X)[..., None], ys, None)
-    assert with_room(batch, 5, config, ragged=False) == batch
-    roomy = with_room(Batch(*(np.concatenate([a, a[:1]]) for a in batch[:2])), 1, config, ragged=True)
+    assert with_room(batch, config, roomy=False, masked=False) == batch
+    roomy = with_room(Batch(*(np.concatenate([a, a[:1]]) for a in batch[:2])), config, roomy=True, masked=True)
     assert (roomy.xs.shape, roomy.ys.shape) == ((4, 16, 1), (4, 16) if config is ONE else (4,))
-    taken = take(roomy, np.array([1, -1]), config, padded=True)
+    taken = take(roomy, np.array([1, -1]), config, masked=True)
     np.testing.assert_array_equal(taken.lengths, [2, 0])
     np.testing.assert_array_equal(taken.xs[0, :2, 0], X[1])
     np.testing.assert_array_equal(taken.ys[0, :2] if config is ONE else taken.ys[0], ys[1])
-    ragged = with_room(batch._replace(lengths=np.array([1, 2])), 1, config, ragged=True)
+    ragged = with_room(batch._replace(lengths=np.array([1, 2])), config, roomy=True, masked=True)
     np.testing.assert_array_equal(ragged.lengths, [1, 2])
 
 
 def test_texts_with_room_give_the_same_windows():
     places = np.array([0, 17, 18])
     for text in (Windows(TEXT, 4), Streams(TEXT, 3, 4)):
-        roomy = with_room(text, 1, NUMBER, ragged=False)
+        roomy = with_room(text, NUMBER, roomy=True, masked=False)
         assert roomy.ids.shape == (32,)
         jax.tree.map(np.testing.assert_array_equal, take(roomy, places, NUMBER), take(text, places, NUMBER))
 
 
-def test_steps_in_an_epoch():
-    assert steps_in(Batch(np.zeros((3, 5, 1)), np.zeros((3, 5)))) == 15
-    assert steps_in(Windows(TEXT, 4, 2)) == 40
-    assert steps_in(Streams(TEXT, 2, 4)) == 16
+def test_steps():
+    for data_, steps, with_room_ in (
+        (Batch(np.zeros((3, 5, 1)), np.zeros((3, 5))), 5, 16),
+        (Batch(np.zeros((3, 17, 1)), np.zeros((3, 17))), 17, 32),
+        (Windows(TEXT, 4, 2), 4, 4),
+        (Streams(TEXT, 2, 4), 4, 4),
+    ):
+        assert (steps_of(data_), steps_with_room(data_)) == (steps, with_room_)
 
 
 # Whatever is handed in

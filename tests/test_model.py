@@ -85,7 +85,7 @@ def test_config_refuses_sizes_that_are_none(name):
         ({"dropout": float("nan")}, ValueError, "^dropout: expected a finite number.*, got nan$"),
         ({"dropout": "0.5"}, TypeError, "^dropout: expected a number, got '0.5'$"),
         ({"dropout": False}, TypeError, "^dropout: expected a number, got False$"),
-        ({"input_scale": 0}, ValueError, "^input_scale: expected a positive number, got 0$"),
+        ({"input_scale": 0}, ValueError, r"^input_scale: expected a positive number up to 1e\+30, got 0.0$"),
         ({"input_scale": -1.5}, ValueError, "^input_scale: expected .* number.*, got -1.5$"),
         ({"input_scale": float("nan")}, ValueError, "^input_scale: expected a finite number.*, got nan$"),
         ({"input_scale": float("inf")}, ValueError, "^input_scale: expected a finite number.*, got inf$"),

@@ -9,7 +9,8 @@ import optax
 import pytest
 from test_training import assert_close, documented_rate
 
-from jlstm.optimizers import Rate, Schedule, adam, average_of, averaged, constant, cosine, first_alike
+from jlstm import LSTMNetwork
+from jlstm.optimizers import Rate, Schedule, adam, average_of, averaged, by_what_they_compute, constant, cosine
 
 
 def test_shapes_of_the_rate():
@@ -60,23 +61,41 @@ NOISE = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
 
 def alike(optimizer, shape=cosine):
-    return first_alike(optimizer, shape, PARAMS)[0]
+    return by_what_they_compute(optimizer, shape, PARAMS)[0]
 
 
 def scaled_by(factors):
     return lambda rate: optax.chain(optax.sgd(rate), optax.stateless(lambda g, _: {"w": g["w"] * factors, "b": g["b"]}))
 
 
-def test_functions_that_compute_the_same_are_one():
+def test_functions_that_compute_the_same_are_equal():
     first = alike(lambda rate: optax.adamw(rate, weight_decay=0.25))
-    assert alike(lambda learning_rate: optax.adamw(learning_rate, weight_decay=0.25)) is first
-    assert alike(functools.partial(optax.adamw, weight_decay=0.25)) is first
-    assert first_alike(optax.sgd, lambda part: 1 - part, PARAMS) == first_alike(optax.sgd, lambda p: 1 - p, PARAMS)
-    assert alike(scaled_by(NOISE)) is alike(scaled_by(NOISE.copy()))
+    for same in (
+        lambda learning_rate: optax.adamw(learning_rate, weight_decay=0.25),
+        functools.partial(optax.adamw, weight_decay=0.25),
+    ):
+        assert alike(same) == first
+        assert hash(alike(same)) == hash(first)
+        assert alike(same).function is same  # what is called is always one's own
+    one, other = (by_what_they_compute(optax.sgd, lambda part: 1 - part, PARAMS) for _ in range(2))
+    assert one == other
+    assert alike(scaled_by(NOISE)) == alike(scaled_by(NOISE.copy()))
+
+
+def of(function):
+    """An optimiser of one function of all that an update is given."""
+
+    def optimizer(rate):
+        def update(grads, state, params):
+            return function(rate, grads, params), state
+
+        return optax.GradientTransformation(lambda _: (), update)
+
+    return optimizer
 
 
 def test_functions_that_compute_otherwise_are_not():
-    """Numbers that are held in a closure, a global, or one place of an array, state, and the shape of the rate."""
+    """Numbers in a closure or in one place of an array, state, the shape of the rate, and which argument is used."""
     other = NOISE.copy()
     other[1, 1] += 1e-6
     different = [
@@ -87,24 +106,38 @@ def test_functions_that_compute_otherwise_are_not():
         *(lambda rate, decay=decay: optax.adamw(rate, weight_decay=decay) for decay in (0.1, 0.10000001)),
         scaled_by(NOISE),
         scaled_by(other),
+        of(lambda rate, grads, params: grads),
+        of(lambda rate, grads, params: params),
+        of(lambda rate, grads, params: jax.tree.map(lambda _: rate.schedule.learning_rate, grads)),
+        of(lambda rate, grads, params: jax.tree.map(lambda _: rate.schedule.decay_rate, grads)),
     ]
     assert len({alike(optimizer) for optimizer in different}) == len(different)
     shapes = [lambda part: 1 - part, lambda part: 1 - part**2]
-    assert len({first_alike(optax.sgd, shape, PARAMS) for shape in shapes}) == 2
+    assert len({by_what_they_compute(optax.sgd, shape, PARAMS) for shape in shapes}) == 2
 
 
-def test_a_number_that_changes_between_two_calls_is_seen():
-    settings = {"decay": 0.1}
+def test_a_number_that_changes_between_two_networks_is_seen():
+    settings = {"factor": 1.0}
 
     def optimizer(rate):
-        return optax.adamw(rate, weight_decay=settings["decay"])
+        return optax.sgd(lambda n: settings["factor"] * rate(n))
 
-    def same(rate):
-        return optax.adamw(rate, weight_decay=settings["decay"])
+    data = np.zeros((4, 5)), np.zeros((4, 5), int)
+    moved = []
+    for factor in (1.0, 0.0, 1.0):
+        settings["factor"] = factor
+        network = LSTMNetwork(1, 4, 3, progress=False, optimizer=optimizer)
+        before = network.params.readout.bias
+        network.train(*data, epochs=1)
+        moved.append(not np.array_equal(network.params.readout.bias, before))
+    assert moved == [True, False, True]
 
-    assert alike(optimizer) is alike(same)
-    settings["decay"] = 0.2
-    assert alike(lambda rate: same(rate)) is not optimizer
+
+def test_an_optimizer_that_can_not_be_run_with_a_gradient_alone_is_itself():
+    def optimizer(rate):
+        return optax.lbfgs()  # which needs the loss as well
+
+    assert alike(optimizer) is optimizer
 
 
 def test_what_calls_back_into_python_is_only_itself():
@@ -120,5 +153,5 @@ def test_what_calls_back_into_python_is_only_itself():
 
 
 def test_functions_with_a_name_are_not_looked_into():
-    assert first_alike(adam, cosine, "no parameters") == (adam, cosine)
-    assert first_alike(optax.sgd, constant, "no parameters") == (optax.sgd, constant)
+    assert by_what_they_compute(adam, cosine, "no parameters") == (adam, cosine)
+    assert by_what_they_compute(optax.sgd, constant, "no parameters") == (optax.sgd, constant)

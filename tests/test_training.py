@@ -214,9 +214,9 @@ def lay_out(rows, batch_size):
     return training._lay_out(data, batch_size, params_of(), 1)
 
 
-@pytest.mark.parametrize("digits", [1, 5], ids=["short", "long"])
+@pytest.mark.parametrize("digits", [1, 5], ids=["roomy", "tight"])
 def test_data_that_are_compiled_alike_have_room_for_all_their_batches(monkeypatch, digits):
-    monkeypatch.setattr(training, "SHORT_FLOPS", math.inf if digits == 1 else 0)
+    monkeypatch.setattr(training, "SPARED_SECONDS", math.inf if digits == 1 else -1)
     for rows in [*range(1, 200), 1000, 1023, 1024, 1025]:
         for batch_size in {1, 2, 3, 5, 8, 33, 64, rows, max(1, rows // 15)}:
             layout, next_one = lay_out(rows, batch_size), lay_out(rows + 1, batch_size)
@@ -227,31 +227,46 @@ def test_data_that_are_compiled_alike_have_room_for_all_their_batches(monkeypatc
                 assert next_one.most == layout.most
 
 
-def test_a_training_is_short_by_the_work_that_it_is(monkeypatch):
-    """Six operations a weight and a time step: 4 * 4 * (2 + 4 + 1) + 4 * 3 + 3 weights, 5 * 6 steps an epoch."""
-    for data, steps in ((BATCH, 5 * 6), (WINDOWS, 5 * 6), (STREAMS, 3 * 3 * 5)):
-        work = 6 * 127 * 7 * steps
-        for most, digits in ((work, 5), (work + 1, 1)):
-            monkeypatch.setattr(training, "SHORT_FLOPS", most)
-            assert training._lay_out(data, 2, params_of(), 7).digits == digits
+def test_there_is_room_where_it_costs_little(monkeypatch):
+    """Three batches of two rows and six steps become two of two and sixteen; there are 127 weights."""
+    monkeypatch.setattr(training, "STEP_SECONDS", 10.0)
+    monkeypatch.setattr(training, "FLOPS", 6 * 127)
+    added = 7 * 3 * (16 * (10 + 2) - 6 * (10 + 2))
+    for most, roomy in ((added, False), (added + 1, True)):
+        monkeypatch.setattr(training, "SPARED_SECONDS", most)
+        assert training._lay_out(BATCH, 2, params_of(), 7).roomy is roomy
+    monkeypatch.setattr(training, "SPARED_SECONDS", 1e-9)
+    assert training._lay_out(WINDOWS, 2, params_of(), 7).roomy  # as two rows and the window's steps are no more
+    assert not training._lay_out(WINDOWS, 3, params_of(), 7).roomy
+
+
+def test_room_is_left_no_longer_than_a_second_program_takes(monkeypatch):
+    """A loop of trainings of one epoch each pays for it as one long training does."""
+    seen, lay_out = [], training._lay_out
+    monkeypatch.setattr(training, "_lay_out", lambda *args: seen.append(lay_out(*args)) or seen[-1])
+    monkeypatch.setattr(training, "SPARED_SECONDS", 0.001)
+    for first_epoch in range(0, 12, 4):
+        list(fitting(start(), schedule_of(0.1, 1)._replace(first_epoch=float(first_epoch)), epochs=1))
+    assert [layout.roomy for layout in seen] == [True, False, False]
+    roomy, tight, _ = seen
+    assert (roomy.width, tight.width, roomy.masked, tight.masked) == (4, 3, True, True)
 
 
 def test_streams_are_computed_as_they_are():
-    for digits, most in ((1, 64 // 15), (5, 50 // 15)):
-        layout = training._lay_out(STREAMS, 1, params_of(), 1 if digits == 1 else 10**9)
-        assert layout == (STREAMS.windows, most, STREAMS.streams, None, False, digits)
-        assert layout.most >= layout.batches
+    layout = training._lay_out(STREAMS, 1, params_of(), 10**9)
+    assert layout == (STREAMS.windows, 64 // 15, STREAMS.streams, None, False, True)
+    assert layout.most >= layout.batches
 
 
-def test_long_trainings_take_few_rows_more_and_no_step(monkeypatch):
-    monkeypatch.setattr(training, "SHORT_FLOPS", 0)
+def test_tight_data_have_few_rows_more_and_no_step(monkeypatch):
+    monkeypatch.setattr(training, "SPARED_SECONDS", -1)
     for rows in range(1, 257):
         layout = lay_out(rows, rows)
         assert rows <= layout.width <= 1.0625 * rows
-        assert layout.padded == (layout.width > rows)
-    roomy = with_room(BATCH, 5, CONFIG, ragged=False)
-    assert roomy.xs.shape == (N, T, D)
-    assert roomy.lengths is None
+        assert layout.masked == (layout.width > rows)
+    tight = with_room(BATCH, CONFIG, roomy=False, masked=False)
+    assert tight.xs.shape == (N, T, D)
+    assert tight.lengths is None
 
 
 @with_and_without_lengths
@@ -475,7 +490,7 @@ def test_row_of_nothing_changes_no_step():
         assert state.memory is None
         state, losses = state._replace(memory=zero_state(state.params, width)), []
         for rows in streams_order(0, 0, STREAMS, width)[:2]:
-            state, loss = jax.jit(step)(state, take(STREAMS, rows, TOKENS, padded=width > 3))
+            state, loss = jax.jit(step)(state, take(STREAMS, rows, TOKENS, masked=width > 3))
             losses.append(loss)
         ends.append((state.params, [array[:3] for array in jax.tree.leaves(state.memory)], losses))
     assert_close(*ends)
