@@ -18,6 +18,7 @@ __all__ = [
     "as_batch",
     "as_predictions",
     "as_sequences",
+    "characters_with_room",
     "check_scores_ids",
     "check_text",
     "class_ids",
@@ -32,7 +33,7 @@ __all__ = [
     "with_room",
 ]
 
-LEAST_STEPS = 16  # shorter sequences share a compiled shape
+LEAST_STEPS, LEAST_CHARACTERS = 16, 2**16  # shorter sequences, and texts, share a compiled shape
 
 
 class Batch(NamedTuple):
@@ -175,6 +176,11 @@ def steps_with_room(data: Data) -> int:
     return max(LEAST_STEPS, rounded_up(steps_of(data), 1)) if isinstance(data, Batch) else data.length
 
 
+def characters_with_room(text: Windows | Streams) -> int:
+    """Return how many characters a text has where there is room: a power of two from 65,536 up."""
+    return max(LEAST_CHARACTERS, rounded_up(len(text.ids), 1))
+
+
 def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> Data:
     """Return data in arrays of sizes that others near by have too, so that they need no compilation of their own.
 
@@ -194,11 +200,11 @@ def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> D
         >>> data.xs.shape, data.lengths
         ((8, 32, 1), array([20, 20, 20, 20, 20,  0,  0,  0], dtype=int32))
     """
-    digits = 1 if roomy else 5
     if not isinstance(data, Batch):
         (ids, *rest), form = jax.tree.flatten(data)
-        return jax.tree.unflatten(form, [filled_up(ids, rounded_up(len(ids), digits)), *rest])
-    rows, steps = rounded_up(count(data), digits), steps_with_room(data) if roomy else steps_of(data)
+        characters = characters_with_room(data) if roomy else rounded_up(len(ids), 5)
+        return jax.tree.unflatten(form, [filled_up(ids, characters), *rest])
+    rows, steps = rounded_up(count(data), 1 if roomy else 5), steps_with_room(data) if roomy else steps_of(data)
     lengths = np.full(count(data), steps_of(data)) if masked and data.lengths is None else data.lengths
     return Batch(
         filled_up(data.xs, rows, steps),

@@ -18,6 +18,7 @@ from jlstm.data import (
     Data,
     Streams,
     Windows,
+    characters_with_room,
     count,
     filled_up,
     rounded_up,
@@ -281,7 +282,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     batches = batches_of(data, batch_size)
     if isinstance(data, Streams):
         # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
-        most = rounded_up(data.characters, 1) // (data.streams * data.length)
+        most = characters_with_room(data) // (data.streams * data.length)
         mesh = mesh_for(data.streams)
         width = _to_whole_devices(data.streams, mesh)
         return _Layout(batches, most, width, mesh, width > data.streams, roomy=True)
@@ -295,6 +296,8 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     roomy = spared < SPARED_SECONDS
     digits = 1 if roomy else 5
     width, rows = rounded_up(real, digits), rounded_up(count(data), digits)
+    if roomy and isinstance(data, Windows):
+        rows = characters_with_room(data)  # as many windows at the most
     most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width)
     width = _to_whole_devices(width, mesh)

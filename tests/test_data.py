@@ -797,7 +797,8 @@ def test_texts_with_room_give_the_same_windows():
     places = np.array([0, 17, 18])
     for text in (Windows(TEXT, 4), Streams(TEXT, 3, 4)):
         roomy = with_room(text, NUMBER, roomy=True, masked=False)
-        assert roomy.ids.shape == (32,)
+        assert roomy.ids.shape == (2**16,)
+        assert with_room(text, NUMBER, roomy=False, masked=False).ids.shape == (23,)
         jax.tree.map(np.testing.assert_array_equal, take(roomy, places, NUMBER), take(text, places, NUMBER))
 
 

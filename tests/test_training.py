@@ -254,7 +254,7 @@ def test_room_is_left_no_longer_than_a_second_program_takes(monkeypatch):
 
 def test_streams_are_computed_as_they_are():
     layout = training._lay_out(STREAMS, 1, params_of(), 10**9)
-    assert layout == (STREAMS.windows, 64 // 15, STREAMS.streams, None, False, True)
+    assert layout == (STREAMS.windows, 2**16 // 15, STREAMS.streams, None, False, True)
     assert layout.most >= layout.batches
 
 
