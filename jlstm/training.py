@@ -34,9 +34,10 @@ from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
 
 __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
-# A guess at what a time step of a mini-batch takes, forward and backward, for `_lay_out`: so much and its arithmetic.
-STEP_SECONDS, FLOPS = 2e-5, 5e10
-SPARED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
+# For `_lay_out`, a guess at what a time step of a mini-batch takes, forward and backward: so many seconds and those of
+# its arithmetic, and with lengths so much longer.
+STEP_SECONDS, FLOPS, MASKED = 2e-5, 5e10, 1.02
+ADDED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
 
@@ -292,8 +293,8 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     def seconds(width: int, steps: int) -> float:
         return epochs * batches * steps * (STEP_SECONDS + 6 * weights * width / FLOPS)  # the backward pass is two
 
-    spared = seconds(rounded_up(real, 1), steps_with_room(data)) - seconds(real, steps)
-    roomy = spared < SPARED_SECONDS
+    added = MASKED * seconds(rounded_up(real, 1), steps_with_room(data)) - seconds(real, steps)
+    roomy = added < ADDED_SECONDS
     digits = 1 if roomy else 5
     width, rows = rounded_up(real, digits), rounded_up(count(data), digits)
     if roomy and isinstance(data, Windows):

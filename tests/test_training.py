@@ -216,7 +216,7 @@ def lay_out(rows, batch_size):
 
 @pytest.mark.parametrize("digits", [1, 5], ids=["roomy", "tight"])
 def test_data_that_are_compiled_alike_have_room_for_all_their_batches(monkeypatch, digits):
-    monkeypatch.setattr(training, "SPARED_SECONDS", math.inf if digits == 1 else -1)
+    monkeypatch.setattr(training, "ADDED_SECONDS", math.inf if digits == 1 else -1)
     for rows in [*range(1, 200), 1000, 1023, 1024, 1025]:
         for batch_size in {1, 2, 3, 5, 8, 33, 64, rows, max(1, rows // 15)}:
             layout, next_one = lay_out(rows, batch_size), lay_out(rows + 1, batch_size)
@@ -231,20 +231,19 @@ def test_there_is_room_where_it_costs_little(monkeypatch):
     """Three batches of two rows and six steps become two of two and sixteen; there are 127 weights."""
     monkeypatch.setattr(training, "STEP_SECONDS", 10.0)
     monkeypatch.setattr(training, "FLOPS", 6 * 127)
-    added = 7 * 3 * (16 * (10 + 2) - 6 * (10 + 2))
-    for most, roomy in ((added, False), (added + 1, True)):
-        monkeypatch.setattr(training, "SPARED_SECONDS", most)
-        assert training._lay_out(BATCH, 2, params_of(), 7).roomy is roomy
-    monkeypatch.setattr(training, "SPARED_SECONDS", 1e-9)
-    assert training._lay_out(WINDOWS, 2, params_of(), 7).roomy  # as two rows and the window's steps are no more
-    assert not training._lay_out(WINDOWS, 3, params_of(), 7).roomy
+    monkeypatch.setattr(training, "MASKED", 1.5)
+    for data, steps in ((BATCH, 16), (WINDOWS, 6)):  # windows keep their steps
+        added = 7 * 3 * (1.5 * steps * (10 + 2) - 6 * (10 + 2))
+        for most, roomy in ((added, False), (added + 1, True)):
+            monkeypatch.setattr(training, "ADDED_SECONDS", most)
+            assert training._lay_out(data, 2, params_of(), 7).roomy is roomy
 
 
 def test_room_is_left_no_longer_than_a_second_program_takes(monkeypatch):
     """A loop of trainings of one epoch each pays for it as one long training does."""
     seen, lay_out = [], training._lay_out
     monkeypatch.setattr(training, "_lay_out", lambda *args: seen.append(lay_out(*args)) or seen[-1])
-    monkeypatch.setattr(training, "SPARED_SECONDS", 0.001)
+    monkeypatch.setattr(training, "ADDED_SECONDS", 0.001)
     for first_epoch in range(0, 12, 4):
         list(fitting(start(), schedule_of(0.1, 1)._replace(first_epoch=float(first_epoch)), epochs=1))
     assert [layout.roomy for layout in seen] == [True, False, False]
@@ -259,7 +258,7 @@ def test_streams_are_computed_as_they_are():
 
 
 def test_tight_data_have_few_rows_more_and_no_step(monkeypatch):
-    monkeypatch.setattr(training, "SPARED_SECONDS", -1)
+    monkeypatch.setattr(training, "ADDED_SECONDS", -1)
     for rows in range(1, 257):
         layout = lay_out(rows, rows)
         assert rows <= layout.width <= 1.0625 * rows
