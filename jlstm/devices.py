@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.model import whole_number
 
-__all__ = ["AXIS", "everywhere", "mesh_for", "replicate", "scatter", "split_batch", "use_cpu_cores"]
+__all__ = ["AXIS", "everywhere", "mesh_for", "replicate", "scatter", "split_batch", "to_whole_devices", "use_cpu_cores"]
 
 AXIS = "batch"
 
@@ -53,6 +53,11 @@ def _mesh(devices: tuple[jax.Device, ...]) -> Mesh | None:
     if len(devices) == 1:
         return None
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def to_whole_devices(rows: int, mesh: Mesh | None) -> int:
+    """Return the next number of rows that the devices of `mesh` can share evenly."""
+    return rows if mesh is None else -(-rows // mesh.size) * mesh.size
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:

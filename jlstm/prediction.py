@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.data import LEAST_STEPS, filled_up, rounded_up
-from jlstm.devices import AXIS, mesh_for, replicate, split_batch
+from jlstm.devices import AXIS, mesh_for, replicate, split_batch, to_whole_devices
 from jlstm.model import LSTMConfig, ModelParams, forward
 
 __all__ = ["predict"]
@@ -67,8 +67,7 @@ def _predict_block(
     """Return `[N, T, C]`, or `[N, C]`, for sequences that each have so many steps; all T where that is None."""
     rows, time = sequences.shape[:2]
     mesh = mesh_for(rows)
-    devices = 1 if mesh is None else mesh.size
-    height = -(-rounded_up(rows, 5) // devices) * devices
+    height = to_whole_devices(rounded_up(rows, 5), mesh)
     params = replicate(params, mesh)
     scores, state = np.empty((rows, time, config.output_size), np.float32), None
     for start in range(0, time, MOST_STEPS):

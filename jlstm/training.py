@@ -27,7 +27,7 @@ from jlstm.data import (
     take,
     with_room,
 )
-from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
+from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state
 from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
@@ -285,7 +285,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
         # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
         most = characters_with_room(data) // (data.streams * data.length)
         mesh = mesh_for(data.streams)
-        width = _to_whole_devices(data.streams, mesh)
+        width = to_whole_devices(data.streams, mesh)
         return _Layout(batches, most, width, mesh, width > data.streams, roomy=True)
     real, steps = -(-count(data) // batches), steps_of(data)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -301,12 +301,8 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
         rows = characters_with_room(data)  # as many windows at the most
     most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width)
-    width = _to_whole_devices(width, mesh)
+    width = to_whole_devices(width, mesh)
     return _Layout(batches, most, width, mesh, roomy or batches * width > count(data), roomy)
-
-
-def _to_whole_devices(rows: int, mesh: Mesh | None) -> int:
-    return rows if mesh is None else -(-rows // mesh.size) * mesh.size
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
