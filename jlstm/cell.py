@@ -22,6 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jlstm.checks import alike, describe, inputs, prng_key, shaped
+from jlstm.devices import spread_by_xla
+
 __all__ = [
     "LSTM",
     "Cell",
@@ -32,6 +35,7 @@ __all__ = [
     "init_lstm",
     "lstm_cell",
     "lstm_from_draws",
+    "lstm_shapes",
     "widen",
 ]
 
@@ -73,6 +77,10 @@ class LSTMState(NamedTuple):
     c: Array
 
 
+def _check_nothing(name: str, params: Any) -> None:
+    pass
+
+
 class Cell(NamedTuple):
     """A recurrent cell as pure functions; its state is any NamedTuple that has a field `h`.
 
@@ -82,6 +90,8 @@ class Cell(NamedTuple):
             is the fastest gradient of the weights; it may be `linear` itself.
         gates: `gates(params, z, state) -> (state, h)`, the rest of the step, elementwise in the batch.
         zero_state: `zero_state(params, batch_shape) -> state`, the state before the first step.
+        check: `check(name, params) -> input_size`, an error that names what is none of its parameters; the number of
+            features that they read, or None for any.
 
     Example:
         >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
@@ -94,6 +104,7 @@ class Cell(NamedTuple):
     linear_all: Callable[[Any, Array, Any], Any]
     gates: Callable[[Any, Any, Any], tuple[Any, Array]]
     zero_state: Callable[[Any, tuple[int, ...]], Any]
+    check: Callable[[str, Any], int | None] = _check_nothing
 
     def step(self, params: Any, state: Any, x: Any) -> tuple[Any, Array]:
         """Take one whole time step, `(params, state, x) -> (state, h)`."""
@@ -101,8 +112,13 @@ class Cell(NamedTuple):
 
 
 def _linear(params: LSTMParams, h: Array, x: Array) -> Array:
-    read = x @ params.weight_ih if x.ndim == h.ndim else jnp.asarray(params.weight_ih)[x]
-    return read + h @ params.weight_hh + params.bias
+    z = (x @ params.weight_ih if x.ndim == h.ndim else _rows(params.weight_ih, x)) + h @ params.weight_hh
+    return z + jnp.broadcast_to(params.bias, z.shape)
+
+
+def _rows(weight: Array, ids: Array) -> Array:
+    """Return the rows that ids stand for, and NaN for an id that there is none for: not the last row for -1."""
+    return weight.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _linear_all(params: LSTMParams, hs: Array, xs: Array) -> Array:
@@ -125,18 +141,48 @@ def _activate(z: Array) -> Array:
 
     One function serves all four, since σ(z) = (1 + tanh(z/2)) / 2: the slope s is ½ for σ and 1 for tanh.
     """
-    slope = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], z.dtype), z.shape[-1] // 4)
+    slope = jnp.broadcast_to(jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], z.dtype), z.shape[-1] // 4), z.shape)
     activations = slope * jnp.tanh(slope * z) + (1 - slope)
     # XLA would otherwise compute each gate's tanh on its own strided quarter: the forward pass is 1.9 times as slow.
     return jax.lax.optimization_barrier(activations)
 
 
 def _zero_state(params: LSTMParams, batch_shape: tuple[int, ...]) -> LSTMState:
-    zeros = jnp.zeros((*batch_shape, params.weight_hh.shape[0]), params.weight_hh.dtype)
-    return LSTMState(zeros, zeros)
+    shape = *batch_shape, params.weight_hh.shape[0]
+    # Two arrays: one in both places could not be donated.
+    return LSTMState(*(jnp.zeros(shape, params.weight_hh.dtype) for _ in LSTMState._fields))
 
 
-LSTM = Cell(_linear, _linear_all, _gates, _zero_state)
+def _check(name: str, params: Any) -> int:
+    if not isinstance(params, LSTMParams):
+        raise TypeError(f"{name}: expected LSTMParams, got {describe(params)}")
+    inputs = shaped(f"{name}.weight_ih", params.weight_ih, I=None, gates=None).shape[0]
+    hidden = shaped(f"{name}.weight_hh", params.weight_hh, H=None, gates=None).shape[0]
+    alike(name, params, lstm_shapes(inputs, hidden))
+    return inputs
+
+
+LSTM = Cell(_linear, _linear_all, _gates, _zero_state, _check)
+
+
+def lstm_shapes(input_size: int, hidden_size: int) -> LSTMParams:
+    """Return the shapes of a layer's parameters.
+
+    Args:
+        input_size: the number of features I.
+        hidden_size: the number of hidden units H.
+
+    Returns:
+        `LSTMParams` of `jax.ShapeDtypeStruct`, in float32.
+
+    Example:
+        >>> lstm_shapes(input_size=3, hidden_size=5).weight_ih.shape
+        (3, 20)
+    """
+    gates = 4 * hidden_size
+    shapes = (input_size, gates), (hidden_size, gates), (gates,)
+    arrays: Any = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return LSTMParams(*arrays)
 
 
 def lstm_cell(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState, Array]:
@@ -153,14 +199,28 @@ def lstm_cell(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState
     Returns:
         The state after the step and the output, which is the hidden state `[..., H]`.
 
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
+
     Example:
         >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
         >>> state, h = lstm_cell(params, LSTM.zero_state(params, ()), jnp.ones(3))
         >>> h.shape, state.c.shape
         ((5,), (5,))
     """
-    state, x = cast_like(params, state), jnp.asarray(x)
-    return LSTM.step(params, state, x if x.ndim < state.h.ndim else cast_like(params, x))
+    features = LSTM.check("params", params)
+    if not isinstance(state, LSTMState):
+        raise TypeError(f"state: expected LSTMState, got {describe(state)}")
+    params, batch = jax.tree.map(jnp.asarray, params), jnp.shape(state.h)[:-1]
+    state = alike("state", state, state_shapes(LSTM, params, batch), floats=False)
+    x = inputs("x", x, features, **{f"batch{k}": size for k, size in enumerate(batch)})
+    step = spread_by_xla((True, True))(LSTM.step)
+    return step(params, cast_like(params, state), cast_like(params, x) if x.ndim > len(batch) else x)
+
+
+def state_shapes(cell: Cell, params: Any, batch_shape: tuple) -> Any:
+    """Return what a state has to be like, as `jax.eval_shape` tells it."""
+    return jax.eval_shape(lambda params: cell.zero_state(params, batch_shape), params)
 
 
 def widen(tree: Any, extra: int) -> Any:
@@ -207,7 +267,7 @@ def cast_like(params: Any, tree: Any) -> Any:
         >>> cast_like({"w": jnp.zeros(2, jnp.bfloat16)}, jnp.arange(3)).dtype
         dtype(bfloat16)
     """
-    dtype = jax.tree.leaves(params)[0].dtype
+    dtype = jnp.asarray(jax.tree.leaves(params)[0]).dtype
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
 
 
@@ -244,7 +304,7 @@ def init_lstm(
         (3, 20)
     """
     drawn = jnp.promote_types(dtype, jnp.float32)
-    normal = jax.random.normal(key, (count_draws(input_size, hidden_size),), drawn)
+    normal = jax.random.normal(prng_key("key", key), (count_draws(input_size, hidden_size),), drawn)
     params = lstm_from_draws(normal, input_size, hidden_size, input_scale, input_size if fan_in is None else fan_in)
     return jax.tree.map(lambda array: array.astype(dtype), params)
 

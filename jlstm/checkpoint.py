@@ -26,7 +26,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, BinaryIO, NamedTuple
 
 try:
@@ -38,7 +38,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jlstm.model import LSTMConfig, ModelParams, init_params
+from jlstm.checks import alike
+from jlstm.model import LSTMConfig, ModelParams, params_shapes
 
 __all__ = ["Saved", "load", "save"]
 
@@ -77,6 +78,7 @@ def save(path: str | os.PathLike[str], saved: Saved) -> None:
 
     Example:
         >>> import tempfile
+        >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> params = init_params(jax.random.key(0), config)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +106,7 @@ def load(path: str | os.PathLike[str]) -> Saved:
 
     Example:
         >>> import tempfile
+        >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> params = init_params(jax.random.key(0), config)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -127,16 +130,11 @@ def _encode(saved: Saved) -> memoryview:
     if not isinstance(saved, Saved) or not isinstance(saved.config, LSTMConfig):
         raise TypeError(f"saved: expected a Saved with an LSTMConfig, got {reprlib.repr(saved)}")
     _check(saved.config, saved.vocabulary, saved.apply_softmax)
-    expected = _expected(saved.config)
-    form: Any = jax.tree.structure(expected)
-    if jax.tree.structure(saved.params) != form:
-        raise TypeError(f"params: expected {form}, got {jax.tree.structure(saved.params)}")
-    shapes, arrays = _by_name(expected), {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
+    alike("params", saved.params, params_shapes(saved.config))
+    arrays = {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
     for name, array in arrays.items():
         if array.dtype.name not in STORED:
             raise TypeError(f"params.{name}: expected one of {tuple(STORED)}, got {array.dtype}")
-        if array.shape != shapes[name].shape:
-            raise ValueError(f"params.{name}: expected shape {shapes[name].shape}, got {array.shape}")
         _check_finite(f"params.{name}", array)
     about = {
         "format": "jlstm",
@@ -237,7 +235,7 @@ def _decode(file: BinaryIO) -> Saved:
         sizes = f"sizes {inputs}, {hidden}, {outputs} and {layers} layers"
         raise ValueError(f"config: expected a network that fits into {size} bytes, got {sizes}")
     _check(config, about["vocabulary"], about["apply_softmax"])
-    expected = _expected(config)
+    expected = params_shapes(config)
     shapes, dtypes = _by_name(expected), about["dtypes"]
     _check_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
     _check_names("dtypes", dtypes, list(shapes))
@@ -283,13 +281,6 @@ def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: A
     array = np.frombuffer(data, stored).view(dtype).reshape(shape)
     _check_finite(name, array)
     return array
-
-
-def _expected(config: LSTMConfig) -> ModelParams:
-    """Return the shapes of a network's parameters, from tracing two layers at most: those above the first are alike."""
-    traced = replace(config, layers=min(config.layers, 2))
-    shapes = jax.eval_shape(lambda: init_params(jax.random.key(0), traced))
-    return shapes._replace(layers=shapes.layers + shapes.layers[1:] * (config.layers - 2))
 
 
 def _by_name(params: ModelParams) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.model import LSTMConfig, whole_number
+from jlstm.checks import whole_number
+from jlstm.model import LSTMConfig
 
 __all__ = [
     "Batch",

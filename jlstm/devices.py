@@ -6,12 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from jlstm.model import whole_number
+from jlstm.checks import whole_number
 
-__all__ = ["AXIS", "everywhere", "mesh_for", "replicate", "scatter", "split_batch", "to_whole_devices", "use_cpu_cores"]
+__all__ = [
+    "AXIS",
+    "each_its_own",
+    "everywhere",
+    "mesh_for",
+    "replicate",
+    "scatter",
+    "split_batch",
+    "spread_by_xla",
+    "to_whole_devices",
+    "use_cpu_cores",
+]
 
 AXIS = "batch"
 
@@ -96,4 +109,43 @@ def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_spec
     """Return `function` run on every device of `mesh` at once, each with its part of what the specs split."""
     if mesh is None:
         return function
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def each_its_own(tree: Any, axis_name: str | None) -> Any:
+    """Return what the devices of a mapped axis share as something that each of them has, so that its gradient is too.
+
+    Where JAX knows that they share it, under `jax.shard_map` as it comes, it sums the gradient over them by itself;
+    where it doesn't, under `check_vma=False` or `jax.vmap`, each has its own. This makes the two alike.
+    """
+    if axis_name is None:
+        return tree
+    yes = jnp.ones_like(lax.axis_index(axis_name), bool)  # it varies over the axis, and so does what it chooses
+    return jax.tree.map(lambda leaf: jnp.where(yes, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def spread_by_xla(by_batch: Any) -> Callable[[Callable], Callable]:
+    """Return a decorator that leaves to XLA how a function is spread, where arrays lie on a mesh with Explicit axes.
+
+    There JAX asks of every operation how its result lies, and has no answer for time and batch as one axis.
+
+    Args:
+        by_batch: of what the function returns, a pytree of whether it has the batch for its first axis, which then lies
+            as that of `xs`, the function's second argument; all else lies whole on every device.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def on_mesh(params: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
+            places = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves((params, xs, args))]
+            explicit = next((place.mesh for place in places if place.mesh.explicit_axes), None)
+            if explicit is None:
+                return function(params, xs, *args, **kwargs)
+            batch = P(*jax.typeof(jax.tree.leaves(xs)[0]).sharding.spec[:1])
+            out = jax.tree.map(lambda split: NamedSharding(explicit, batch if split else P()), by_batch)
+            run = jax.sharding.auto_axes(functools.partial(function, **kwargs), out_sharding=out)
+            return run(params, xs, *args)
+
+        return on_mesh
+
+    return decorate

@@ -19,8 +19,9 @@ from jax.flatten_util import ravel_pytree
 
 from jlstm import reference
 from jlstm.cell import LSTMState
+from jlstm.checks import whole_number
 from jlstm.losses import loss_fn
-from jlstm.model import Inputs, Loss, LSTMConfig, ModelParams, Target, dropout_masks, init_params, whole_number
+from jlstm.model import Inputs, Loss, LSTMConfig, ModelParams, Target, dropout_masks, init_params
 
 __all__ = ["BOUNDS", "GradientReport", "Row", "check", "gradcheck", "random_problem"]
 

@@ -15,10 +15,11 @@ import optax
 from jax import Array
 
 from jlstm import checkpoint, sampling
+from jlstm.checks import real_number, whole_number
 from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
-from jlstm.model import LSTMConfig, ModelParams, draw_params, real_number, whole_number
-from jlstm.optimizers import Rate, Schedule, average_of, averaged, cosine
+from jlstm.model import LSTMConfig, ModelParams, draw_params
+from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
 from jlstm.progress import Progress
 from jlstm.training import Report, evaluate, fit, fresh_state
 
@@ -156,7 +157,7 @@ class CharLM:
 
         def check(report: Report) -> None:
             nonlocal best, lowest, latest, checked
-            model = cls(average_of(report.state.opt_state), config, vocabulary)
+            model = cls(evaluation_params(report.state.opt_state, report.state.params), config, vocabulary)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
             is_best = loss is None or loss.nats < lowest
             if is_best:
@@ -200,7 +201,7 @@ class CharLM:
                 if report.epoch + report.part > checked:
                     check(report)
             if best is None:
-                best = cls(average_of(report.state.opt_state), config, vocabulary)
+                best = cls(evaluation_params(report.state.opt_state, report.state.params), config, vocabulary)
         finally:
             if shown:
                 shown.close()

@@ -1,15 +1,17 @@
 """What training makes small: losses of scores against targets, each the mean over the real steps."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from jlstm.cell import LSTMState
-from jlstm.model import LSTMConfig, ModelParams, forward
+from jlstm.checks import array, describe, fits, is_integer, lengths_of, written
+from jlstm.devices import spread_by_xla
+from jlstm.model import LSTMConfig, ModelParams, checked, scores_of
 
-__all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss"]
+__all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss", "targets_of"]
 
 
 def cross_entropy(logits: Array, targets: Array, lengths: Array | None = None) -> Array:
@@ -22,19 +24,20 @@ def cross_entropy(logits: Array, targets: Array, lengths: Array | None = None) -
         logits: `[batch, time, C]`, or `[batch, C]` with one target a sequence.
         targets: class ids, integers of the shape of `logits` without its last axis; or one-hot or probability vectors
             of the shape of `logits`.
-        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
 
     Returns:
-        The mean over all real steps (over all sequences that have one, with one target a sequence), a scalar.
+        The mean over all real steps (over all sequences that have one, with one target a sequence), a scalar; NaN where
+        a class id is not from 0 to C - 1.
 
     Raises:
-        ValueError: the targets' shape does not fit.
+        TypeError, ValueError: an argument does not fit; the message names it.
 
     Example:
         >>> float(cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])))    # log 4
         1.3862943649291992
     """
-    return _mean(*_summed(_cross_entropies, logits, targets, lengths))
+    return _loss_of("logits", logits, targets, lengths, "cross_entropy")
 
 
 def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Array:
@@ -43,19 +46,28 @@ def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Arr
     Args:
         predictions: `[batch, time, C]`, or `[batch, C]` with one target a sequence.
         targets: values of the same shape.
-        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
 
     Returns:
         The mean over all real steps and all outputs, a scalar.
 
     Raises:
-        ValueError: the targets' shape does not fit.
+        TypeError, ValueError: an argument does not fit; the message names it.
 
     Example:
         >>> float(mse(jnp.zeros((1, 2, 1)), jnp.array([[[1.0], [3.0]]])))
         5.0
     """
-    return _mean(*_summed(_squared_errors, predictions, targets, lengths))
+    return _loss_of("predictions", predictions, targets, lengths, "mse")
+
+
+def _loss_of(name: str, scores: Any, targets: Any, lengths: Any, loss: str) -> Array:
+    scores = array(name, scores)
+    if scores.ndim not in (2, 3):
+        raise ValueError(f"{name}: expected [batch, time, C], or [batch, C], got {describe(scores)}")
+    axes = dict(zip(("batch", "time", "C") if scores.ndim == 3 else ("batch", "C"), scores.shape, strict=True))
+    targets, lengths = targets_of("targets", targets, axes, loss), lengths_of(lengths, scores.shape[0])
+    return _mean(*_summed(scores, targets, lengths, loss=loss))
 
 
 def loss_fn(
@@ -77,11 +89,15 @@ def loss_fn(
             values `[batch, time, C]`; without the time axis where `config.target` is "last".
         config: the network.
         state: the state before the first step, one `LSTMState` a layer; zeros where None.
-        lengths: how many steps of each sequence are real, `[batch]`; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
         key: what `dropout_masks` are drawn with; nothing is left out where None.
 
     Returns:
-        The mean loss over all real steps, a scalar.
+        The mean loss over all real steps, a scalar; 0 where there are none, and NaN where a class id is not from 0 to
+        C - 1.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
 
     Example:
         >>> import jax
@@ -116,6 +132,9 @@ def summed_loss(
         `(total, (count, state))`: the sum of the losses of all real steps, how many those are, and the state after
         each sequence's last real step. The loss is `total / count`.
 
+    Raises:
+        TypeError, ValueError: as for `loss_fn`.
+
     Example:
         >>> import jax
         >>> from jlstm.model import init_params
@@ -125,42 +144,68 @@ def summed_loss(
         >>> int(count)
         14
     """
-    scores, state = forward(params, xs, config, state, lengths, key)
-    losses = _cross_entropies if config.loss == "cross_entropy" else _squared_errors
-    total, count = _summed(losses, scores, ys, lengths)
+    params, xs, state, lengths, key = checked(params, xs, config, state, lengths, key)
+    axes = {"batch": xs.shape[0], "time": xs.shape[1], "C": config.output_size}
+    if config.target == "last":
+        del axes["time"]
+    return _total(params, xs, targets_of("ys", ys, axes, config.loss), state, lengths, key, config=config)
+
+
+def targets_of(name: str, value: Any, axes: dict[str, Any], loss: str) -> Array:
+    """Return the argument `name` as targets of scores with these axes: values, probabilities, or class ids."""
+    given, places = array(name, value), tuple(axes.values())[:-1]
+    if fits(given.shape, *axes.values()):
+        return given
+    if loss == "mse":
+        raise ValueError(f"{name}: expected {written(axes)}, got {describe(given)}")
+    if fits(given.shape, *places) and is_integer(given):
+        return given
+    ids = {axis: axes[axis] for axis in axes if axis != "C"}
+    expected = f"class ids, integers {written(ids)}, or probabilities {written(axes)}"
+    advice = ""
+    if fits(given.shape, *places):
+        advice = f"; write {name}.astype(int)"
+    elif fits(given.shape, *places, 1):
+        advice = f"; write {name}[..., 0]"
+    raise (TypeError if fits(given.shape, *places) else ValueError)(
+        f"{name}: expected {expected}, got {describe(given)}{advice}"
+    )
+
+
+@spread_by_xla((False, (False, True)))
+def _total(
+    params: ModelParams, xs: Array, ys: Array, state: Any, lengths: Any, key: Any, *, config: LSTMConfig
+) -> tuple[Array, tuple[Array, tuple[LSTMState, ...]]]:
+    scores, state = scores_of(params, xs, state, lengths, key, config=config)
+    total, count = _summed(scores, ys, lengths, loss=config.loss)
     return total, (count, state)
 
 
-def _summed(losses: Callable, scores: Array, targets: Array, lengths: Array | None) -> tuple[Array, Array]:
+@spread_by_xla((False, False))
+def _summed(scores: Array, targets: Array, lengths: Array | None, *, loss: str) -> tuple[Array, Array]:
     """Return the sum of the losses of all real steps, and how many those are."""
-    scores, targets = _at_least_float32(scores), jnp.asarray(targets)
+    losses = _cross_entropies if loss == "cross_entropy" else _squared_errors
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     if lengths is None:
         each = losses(scores, targets)
         return each.sum(), jnp.asarray(each.size, each.dtype)
-    lengths = jnp.asarray(lengths)
-    real = jnp.arange(scores.shape[1]) < lengths[:, None] if scores.ndim == 3 else lengths > 0
+    lengths = jnp.broadcast_to(lengths, scores.shape[:1])
+    real = jnp.arange(scores.shape[1])[None] < lengths[:, None] if scores.ndim == 3 else lengths > 0
     # The targets too: NaN in the padding would reach the gradient as 0 · NaN.
     targets = jnp.where(real if targets.ndim == real.ndim else real[..., None], targets, 0)
     return jnp.where(real, losses(scores, targets), 0).sum(), real.sum().astype(scores.dtype)
 
 
 def _cross_entropies(logits: Array, targets: Array) -> Array:
-    if targets.shape == logits.shape:
-        return optax.softmax_cross_entropy(logits, targets)
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"targets: expected shape {logits.shape[:-1]} or {logits.shape}, got {targets.shape}")
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if targets.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))
+    known = (targets >= 0) & (targets < logits.shape[-1])  # optax takes -1 for the last class
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, targets, 0))
+    return losses * jnp.where(known, 1, jnp.nan).astype(losses.dtype)
 
 
 def _squared_errors(predictions: Array, targets: Array) -> Array:
-    if targets.shape != predictions.shape:
-        raise ValueError(f"targets: expected shape {predictions.shape}, got {targets.shape}")
-    return jnp.mean((predictions - targets) ** 2, axis=-1)
-
-
-def _at_least_float32(scores: Array) -> Array:
-    scores = jnp.asarray(scores)
-    return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    return jnp.mean((predictions - targets.astype(predictions.dtype)) ** 2, axis=-1)
 
 
 def _mean(total: Array, count: Array) -> Array:

@@ -7,14 +7,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax import Array
+from jax.tree_util import keystr
 
 from jlstm.checkpoint import Saved, load, save
+from jlstm.checks import alike, real_number, switch, whole_number, whole_seed
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
 from jlstm.devices import everywhere, replicate
-from jlstm.model import LSTMConfig, ModelParams, draw_params, real_number, whole_number
-from jlstm.optimizers import IDLE, Optimizer, Schedule, adam, by_what_they_compute, cosine
+from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes
+from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
 from jlstm.training import TrainState, batches_of, evaluate, fit, fresh_state
@@ -99,43 +100,26 @@ class LSTMNetwork:
         config = LSTMConfig(input_size, hidden_size, output_size, loss, target, inputs, layers, dropout)
         scale = default_input_scale(config) if input_scale is None else input_scale
         self.config = replace(config, input_scale=scale)
-        for name, switch in (("apply_softmax", apply_softmax), ("progress", progress)):
-            if not isinstance(switch, (bool, np.bool_)):
-                raise TypeError(f"{name}: expected True or False, got {switch!r}")
-        if apply_softmax and loss == "mse":
+        self.apply_softmax, self.progress = switch("apply_softmax", apply_softmax), switch("progress", progress)
+        if self.apply_softmax and loss == "mse":
             raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
-        for name, function in (("optimizer", optimizer), ("schedule", schedule)):
-            if not callable(function):
-                raise TypeError(f"{name}: expected a callable, got {function!r}")
-        made = optimizer(IDLE)
-        if not isinstance(made, optax.GradientTransformation):
-            raise TypeError(f"optimizer: expected it to return an optax GradientTransformation, got {made!r}")
-        self.apply_softmax = bool(apply_softmax)
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
-        self.progress = progress
-        seed = whole_number("seed", seed, least=0, most=2**63 - 1)
+        seed = whole_seed("seed", seed)
         params = draw_params(seed, self.config)
         self._optimizer, self._schedule = by_what_they_compute(optimizer, schedule, params)
         self._trained = _Trained(self._fresh_state(params, jax.random.key(seed)), History())
 
     @property
     def params(self) -> ModelParams:
-        """The parameters, the pytree that the pure functions take; setting them starts the optimiser's state anew."""
-        return self._trained.state.params
+        """The parameters that it predicts with, as the functions take them; setting them starts the optimiser anew."""
+        state = self._trained.state
+        return evaluation_params(state.opt_state, state.params)
 
     @params.setter
     def params(self, params: ModelParams) -> None:
-        own = self.params
-        form: Any = jax.tree.structure(own)
-        if jax.tree.structure(params) != form:
-            raise TypeError(f"params: expected {form}, got {jax.tree.structure(params)}")
-        checked = []
-        for (path, old), new in zip(jax.tree.leaves_with_path(own), jax.tree.leaves(params), strict=True):
-            name = f"params{jax.tree_util.keystr(path)}"
-            checked.append(finite_numbers(name, new))
-            if checked[-1].shape != old.shape:
-                raise ValueError(f"{name}: expected {old.shape}, got {checked[-1].shape}")
-        params = jax.tree.unflatten(form, checked)
+        form: Any = jax.tree.structure(alike("params", params, params_shapes(self.config)))
+        leaves = jax.tree.leaves_with_path(params)
+        params = jax.tree.unflatten(form, [finite_numbers(f"params{keystr(path)}", leaf) for path, leaf in leaves])
         self._trained = self._trained._replace(state=self._fresh_state(params, self._trained.state.key))
 
     def _fresh_state(self, params: ModelParams, key: Array) -> TrainState:
@@ -223,7 +207,7 @@ class LSTMNetwork:
                 if report.part == 1:
                     loss += (report.loss,)
                     if held_out is not None:
-                        params = report.state.params
+                        params = evaluation_params(report.state.opt_state, report.state.params)
                         validation_loss += (
                             evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs),
                         )

@@ -1,6 +1,8 @@
 """What turns gradients into updates: the learning rate's formula, the default optimiser, and an average over steps."""
 
+import functools
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
+
+from jlstm.checks import describe
 
 __all__ = [
     "IDLE",
@@ -17,12 +22,15 @@ __all__ = [
     "Optimizer",
     "Rate",
     "Schedule",
+    "accumulated",
     "adam",
-    "average_of",
     "averaged",
     "by_what_they_compute",
     "constant",
     "cosine",
+    "evaluation_params",
+    "extra_arguments",
+    "transformation",
 ]
 
 Shape = Callable[[Array], Array]
@@ -52,36 +60,42 @@ class Schedule(NamedTuple):
 
 @dataclass(frozen=True)
 class Rate:
-    """The learning rate as a function of the steps that were taken, which an optimiser is made with.
+    """The learning rate now, as the schedule that an optimiser is made with.
 
     learning_rate · min(1, (n + 1) / warmup) · shape(p) / (1 + decay_rate · epoch), where n counts the steps of this
     training, p is the part of it behind the warm-up that is done, from 0 to 1, and epoch counts from the network's
     first epoch, in fractions.
 
+    It does not ask the count that optax calls a schedule with: each wrapper counts in its own way, and none knows of an
+    earlier training.
+
     Args:
         schedule: the numbers.
         shape: a function of p, such as `cosine`.
+        step: the steps that were taken from the network's first.
 
     Example:
         >>> schedule = Schedule(0.1, 0.5, first_step=0, first_epoch=0.0, epoch_steps=10, steps=20)
-        >>> [round(float(Rate(schedule, constant)(step)), 4) for step in (0, 10)]    # after an epoch, by 1.5
+        >>> [round(float(Rate(schedule, constant, step)()), 4) for step in (0, 10)]    # after an epoch, by 1.5
         [0.1, 0.0667]
     """
 
     schedule: Schedule
     shape: Shape
+    step: Any
 
-    def __call__(self, step: Any) -> Array:
-        """Return the rate of the next step, where `step` were taken from the network's first."""
+    def __call__(self, count: Any = None) -> Array:
+        """Return the rate of the next step, whatever its count."""
         learning_rate, decay_rate, first_step, first_epoch, epoch_steps, steps, warmup = self.schedule
-        done = step - first_step
+        done = jnp.asarray(self.step - first_step, jnp.float32)
         rise = jnp.minimum((done + 1) / jnp.maximum(warmup, 1), 1)
         part = jnp.clip((done - warmup) / jnp.maximum(steps - warmup, 1), 0, 1)
         return learning_rate * rise * self.shape(part) / (1 + decay_rate * (first_epoch + done / epoch_steps))
 
 
-# A `Rate` is a schedule as optax has them, and says its numbers too.
-Optimizer = Callable[[Rate], optax.GradientTransformation]
+# A `Rate` is a schedule as optax has them, and says its numbers too; what comes back is anything that optax calls an
+# optimiser.
+Optimizer = Callable[[Rate], Any]
 
 
 def cosine(part: Array) -> Array:
@@ -94,7 +108,33 @@ def constant(part: Array) -> Array:
     return jnp.ones_like(part)
 
 
-IDLE = Rate(Schedule(0.0, 0.0, 0, 0.0, 1.0, 1.0), constant)  # for whoever only wants to see what an optimiser is
+IDLE = Rate(Schedule(0.0, 0.0, 0, 0.0, 1.0, 1.0), constant, 0)  # for whoever only wants to see what an optimiser is
+
+
+def transformation(made: Any) -> optax.GradientTransformationExtraArgs:
+    """Return anything that optax calls an optimiser in one form, which takes the loss and whatever else it is offered.
+
+    Args:
+        made: an optax `GradientTransformation`, or an object with its two methods, such as `optax.MultiSteps`.
+
+    Returns:
+        The transformation.
+
+    Raises:
+        TypeError: `made` is neither.
+
+    Example:
+        >>> transformation(optax.MultiSteps(optax.sgd(0.1), 4)).init(jnp.ones(1)).mini_step.shape
+        ()
+    """
+    init, update = getattr(made, "init", None), getattr(made, "update", None)
+    if not callable(init) or not callable(update):
+        raise TypeError(f"optimizer: expected it to be an optax GradientTransformation, got {describe(made)}")
+    if isinstance(made, optax.GradientTransformation):
+        return optax.with_extra_args_support(made)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(update).parameters.values()):
+        return optax.GradientTransformationExtraArgs(init, update)
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
 
 
 def adam(rate: optax.Schedule) -> optax.GradientTransformation:
@@ -124,17 +164,17 @@ def averaged(decay: Any) -> optax.GradientTransformation:
         decay: what the average keeps at each step; at step n it is (1 + n) / (10 + n) while that is less.
 
     Returns:
-        The transformation, which needs the parameters; `average_of` finds the average in the optimiser's state.
+        The transformation, which needs the parameters; `evaluation_params` finds the average in its state.
 
     Example:
         >>> optimizer = optax.chain(optax.sgd(1.0), averaged(0.9))
         >>> _, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.ones(1)), jnp.ones(1))
-        >>> round(float(average_of(state)[0]), 6)    # of the first 1 a tenth is kept; the step led to 0
+        >>> round(float(evaluation_params(state, None)[0]), 6)    # of the first 1 a tenth is kept; the step led to 0
         0.1
     """
 
     def init(params: Any) -> AverageState:
-        return AverageState(jnp.zeros((), jnp.int32), params)
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
         kept = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
@@ -144,9 +184,47 @@ def averaged(decay: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def average_of(opt_state: Any) -> Any:
-    """Return the average that `averaged` keeps in an optimiser's state."""
-    return optax.tree.get(opt_state, "average")
+def evaluation_params(opt_state: Any, params: Any) -> Any:
+    """Return the parameters to predict with, which are others than those that are trained where an optimiser says so.
+
+    Args:
+        opt_state: the optimiser's state.
+        params: the parameters that are trained.
+
+    Returns:
+        The average that `averaged` keeps; with `optax.contrib.schedule_free` what it has for evaluation (Defazio et
+        al., "The Road Less Scheduled", 2024); else `params`.
+
+    Example:
+        >>> evaluation_params(optax.adam(0.1).init(1.0), 1.0)
+        1.0
+    """
+    kinds = AverageState, ScheduleFreeState
+    for state in jax.tree.leaves(opt_state, is_leaf=lambda state: isinstance(state, kinds)):
+        if isinstance(state, AverageState):
+            return state.average
+        if isinstance(state, ScheduleFreeState):
+            return schedule_free_eval_params(state, params)
+    return params
+
+
+def accumulated(opt_state: Any) -> Any:
+    """Return how many mini-batches the next update has already, where an optimiser adds gradients up.
+
+    With `optax.MultiSteps`, four batches make one update; they are one batch, whose rate is that of the first of them.
+
+    Args:
+        opt_state: the optimiser's state.
+
+    Returns:
+        An integer, 0 where nothing is added up.
+
+    Example:
+        >>> accumulated(optax.adam(0.1).init(1.0))
+        0
+    """
+    found: list[Any] = [count for _, count in optax.tree.get_all_with_path(opt_state, "mini_step")]
+    return functools.reduce(jnp.maximum, found) if found else 0
 
 
 @dataclass(frozen=True)
@@ -166,45 +244,84 @@ class Computing:
         return self.function(argument)
 
 
-def by_what_they_compute(optimizer: Optimizer, shape: Shape, params: Any) -> tuple[Optimizer, Shape]:
-    """Return an optimiser and a shape of the rate that are equal to others that compute the same.
+def by_what_they_compute(optimizer: Optimizer, schedule: Shape, params: Any) -> tuple[Optimizer, Shape]:
+    """Return an optimiser and a shape of the rate that are equal to others that compute the same, or say what is wrong.
 
     What is compiled for an optimiser is found again by the function, and a lambda written in place is another function
     each time: without this, each of its networks would compile its training anew. What the two compute is compared as
     the program that JAX makes of them now, with all the numbers that they hold, which takes 20 ms.
 
     Args:
-        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`.
-        shape: a function of the part of a training that is done.
+        optimizer: a callable from a learning-rate schedule to anything that optax calls an optimiser.
+        schedule: a function of the part of a training that is done.
         params: the parameters that it is for.
 
     Returns:
-        The two as `Computing`; as they are where both are found by name in a module, where one calls back into Python,
-        of which the program does not tell what it does, and where they can't be run with a gradient alone.
+        The two as `Computing`; as they are where both are found by name in a module, and where one calls back into
+        Python, of which the program does not tell what it does.
+
+    Raises:
+        TypeError: `optimizer` or `schedule` is no callable, or returns something else than it should.
+        ValueError: one of them fails when it is called.
 
     Example:
         >>> first, again = (by_what_they_compute(lambda rate: optax.sgd(rate), cosine, jnp.ones(3)) for _ in range(2))
         >>> first == again
         True
     """
-    if _has_name(optimizer) and _has_name(shape):
-        return optimizer, shape
+    for name, function in (("optimizer", optimizer), ("schedule", schedule)):
+        if not callable(function):
+            raise TypeError(f"{name}: expected a callable, got {describe(function)}")
+    part = jax.ShapeDtypeStruct((), jnp.float32)
+    factor = _tried(
+        "schedule: expected a factor for the part that is done, a JAX number", jax.eval_shape, schedule, part
+    )
+    if getattr(factor, "shape", None) != ():
+        raise TypeError(f"schedule: expected it to return one number, got {describe(factor)}")
 
-    def run(schedule: Schedule, grads: Any, state: Any, params: Any) -> tuple:
-        made = optimizer(Rate(schedule, shape))
-        return made.init(params), made.update(grads, state, params)
+    def run(numbers: Schedule, step: Any, grads: Any, params: Any) -> tuple:
+        made = transformation(optimizer(Rate(numbers, schedule, step)))
+        state = made.init(params)
+        return state, made.update(grads, state, params, **extra_arguments(_sum(params), grads, _sum))
 
     numbers = Schedule(*map(jnp.float32, IDLE.schedule))
-    try:
-        state = jax.eval_shape(optimizer(IDLE).init, params)
-        # With what is unused as well: the program's text numbers its arguments, and does not name them.
-        text = jax.jit(run, keep_unused=True).lower(numbers, params, state, params).as_text()
-    except Exception:  # it will be raised again where the training needs it, or is not
-        return optimizer, shape
+    arguments = numbers, jnp.int32(0), params, params
+    transformation(_tried("optimizer: expected it to take a learning-rate schedule", optimizer, IDLE))
+    _tried("optimizer: expected init and update to take the parameters", jax.eval_shape, run, *arguments)
+    if _has_name(optimizer) and _has_name(schedule):
+        return optimizer, schedule
+    # With what is unused as well: the program's text numbers its arguments, and does not name them.
+    text = jax.jit(run, keep_unused=True).lower(*arguments).as_text()
     if "callback" in text:
-        return optimizer, shape
+        return optimizer, schedule
     program = hashlib.sha256(text.encode()).hexdigest()
-    return Computing(program, optimizer), Computing(program, shape)
+    return Computing(program, optimizer), Computing(program, schedule)
+
+
+def extra_arguments(loss: Array, grads: Any, function: Callable[[Any], Array]) -> dict[str, Any]:
+    """Return what optax calls extra arguments, which some optimisers want beside the gradient.
+
+    Args:
+        loss: the loss of the batch, as `optax.contrib.reduce_on_plateau` and `optax.polyak_sgd` want it.
+        grads: its gradient.
+        function: the loss as a function of the parameters, as `optax.lbfgs` wants it.
+
+    Returns:
+        Keyword arguments for an optimiser's update.
+    """
+    return {"value": loss, "grad": grads, "value_fn": function}
+
+
+def _sum(params: Any) -> Array:
+    return jnp.asarray(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)))
+
+
+def _tried(expected: str, function: Callable, *arguments: Any) -> Any:
+    """Return what a user's function returns, or say in every error what was expected of it."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise ValueError(f"{expected}, got {type(error).__name__}: {str(error)[:500]}") from error
 
 
 def _has_name(function: Any) -> bool:

@@ -10,9 +10,10 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.data import check_scores_ids, class_ids, inputs_of
-from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch
-from jlstm.model import LSTMConfig, ModelParams, real_number, step, whole_number, zero_state
+from jlstm.checks import alike, prng_key, real_number, whole_number
+from jlstm.data import check_scores_ids, class_ids, filled_up, inputs_of
+from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, zero_state
 
 __all__ = ["generate", "stream"]
 
@@ -50,10 +51,11 @@ def generate(
 
     Args:
         params: the parameters of a network with a target for each step.
-        prompts: what to write on from, class ids `[batch, time]`; they are read in memory that does not grow with time.
+        prompts: what to write on from, class ids `[batch, time]`, or a list of `[time]`, which may differ in length;
+            they are read in memory that does not grow with time.
         length: how many ids to write, at most.
         config: the network; with one feature it reads `id / output_size`, else one-hot vectors.
-        key: a key of `jax.random.key`; the same key gives the same ids.
+        key: a key of `jax.random.key`; the same key gives the same ids; what a row draws depends on no other.
         temperature: below 1 for likelier ids, above 1 for more surprising ones.
         top_k: draw from the k likeliest ids only (Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation",
             2018); from all where None.
@@ -127,19 +129,33 @@ def _written(
 ) -> Iterator[np.ndarray]:
     """Check everything, then return a generator of pieces of at most `most` ids."""
     check_scores_ids(config)
-    prompts = class_ids("prompts", prompts, config.output_size)
-    if prompts.ndim != 2 or prompts.size == 0:
-        raise ValueError(f"prompts: expected at least one id in each, [batch, time], got shape {prompts.shape}")
-    length = whole_number("length", length, least=0)
-    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise TypeError(f"key: expected a key of jax.random.key, got {key!r}")
-    pieces = _pieces(params, prompts, length, config, key, _checked(choice), most)
+    prompts, counts = _padded(prompts, config.output_size)
+    length, key = whole_number("length", length, least=0), prng_key("key", key)
+    params = alike("params", params, params_shapes(config))
+    pieces = _pieces(params, prompts, counts, length, config, key, _checked(choice), most)
     if stop is None:
         return pieces
     stop = class_ids("stop", stop, config.output_size)
     if stop.ndim != 1 or stop.size == 0:
         raise ValueError(f"stop: expected at least one id, [n], got shape {stop.shape}")
     return _until(stop, pieces, len(prompts))
+
+
+def _padded(prompts: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return prompts as `[batch, time]` and how many ids of each are real, `[batch]`, or one number for all."""
+    if isinstance(prompts, (list, tuple)) and len({np.shape(row) for row in map(np.asarray, prompts)}) > 1:
+        rows = [class_ids(f"prompts[{k}]", row, classes) for k, row in enumerate(prompts)]
+        for k, row in enumerate(rows):
+            if row.ndim != 1 or row.size == 0:
+                raise ValueError(f"prompts[{k}]: expected at least one id, [time], got shape {row.shape}")
+        counts = np.array([len(row) for row in rows], np.int32)
+        return np.stack([filled_up(row, counts.max()) for row in rows]), counts
+    ids = class_ids("prompts", prompts, classes)
+    if ids.ndim != 2 or ids.size == 0:
+        raise ValueError(
+            f"prompts: expected at least one id in each, [batch, time] or a list of [time], got shape {ids.shape}"
+        )
+    return ids, np.array(ids.shape[1], np.int32)
 
 
 def _checked(choice: _Choice) -> _Choice:
@@ -152,24 +168,31 @@ def _checked(choice: _Choice) -> _Choice:
 
 
 def _pieces(
-    params: ModelParams, prompts: np.ndarray, length: int, config: LSTMConfig, key: Array, choice: _Choice, most: int
+    params: ModelParams,
+    prompts: np.ndarray,
+    counts: np.ndarray,
+    length: int,
+    config: LSTMConfig,
+    key: Array,
+    choice: _Choice,
+    most: int,
 ) -> Iterator[np.ndarray]:
     rows = len(prompts)
     mesh = mesh_for(rows)
-    mesh = None if mesh is None or rows % mesh.size else mesh  # rows added to fill it up would change the others' noise
-    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, rows), mesh)
+    width = to_whole_devices(rows, mesh)
+    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, width), mesh)
     for start in range(0, prompts.shape[1], READ):
-        ids = prompts[:, start : start + READ]
-        padded = np.pad(ids, ((0, 0), (0, READ - ids.shape[1])))
-        scores, state = _read(params, padded, state, ids.shape[1], config, mesh=mesh)
-    block = min(BLOCK, max(PIECE, NOISE // (rows * config.output_size)))
+        ids = filled_up(prompts[:, start : start + READ], width, READ)
+        real = np.clip(counts - start, 0, READ).astype(np.int32)
+        scores, state = _read(params, ids, state, filled_up(real, width) if real.ndim else real, config, mesh=mesh)
+    block = min(BLOCK, max(PIECE, NOISE // (width * config.output_size)))
     for start in range(0, length, block):
-        noise = _noise(jax.random.fold_in(key, start), choice.temperature, shape=(block, rows, config.output_size))
+        noise = _noise(key, start, choice.temperature, shape=(block, width, config.output_size))
         end = min(block, length - start)
         for first in range(0, end, most):
             last = min(first + most, end)
             ids, scores, state = _write(params, scores, state, noise, (first, last), choice, config, mesh=mesh)
-            yield np.asarray(ids)[first:last].T.copy()
+            yield np.asarray(ids)[first:last, :rows].T.copy()
 
 
 def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
@@ -188,24 +211,35 @@ def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterato
 
 @jax.jit(static_argnames="mesh")
 def _read(
-    params: ModelParams, ids: Array, state: Any, count: Array, config: LSTMConfig, *, mesh: Mesh | None
+    params: ModelParams, ids: Array, state: Any, counts: Array, config: LSTMConfig, *, mesh: Mesh | None
 ) -> tuple[Array, Any]:
-    """Read the first `count` ids: one compiled shape for prompts of every length."""
+    """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length."""
 
-    def read(params: ModelParams, ids: Array, state: Any, count: Array) -> tuple[Array, Any]:
-        def next_step(t: Array, state: Any) -> tuple[Array, Any]:
-            return step(params, inputs_of(ids[:, t], config), config, state)
+    def read(params: ModelParams, ids: Array, state: Any, counts: Array) -> tuple[Array, Any]:
+        def body(t: Array, state: Any) -> Any:
+            _, after = step(params, inputs_of(ids[:, t], config), config, state)
+            if counts.ndim == 0:
+                return after
+            return jax.tree.map(lambda new, old: jnp.where(t < counts[:, None], new, old), after, state)
 
-        # Only the last step's scores are wanted, so the loop leaves the readout out.
-        return next_step(count - 1, lax.fori_loop(0, count - 1, lambda t, state: next_step(t, state)[1], state))
+        state = lax.fori_loop(0, counts.max(), body, state)
+        return read_out(params.readout, state[-1].h), state
 
     split = P(AXIS)
-    return split_batch(read, mesh, (P(), split, split, P()), split)(params, ids, state, count)
+    in_specs = P(), split, split, split if counts.ndim else P()
+    return split_batch(read, mesh, in_specs, split)(params, ids, state, counts)
 
 
 @jax.jit(static_argnames="shape")
-def _noise(key: Array, temperature: Array, *, shape: tuple[int, ...]) -> Array:
-    return temperature * jax.random.gumbel(key, shape, jnp.float32)
+def _noise(key: Array, start: Array, temperature: Array, *, shape: tuple[int, ...]) -> Array:
+    """Draw for a block of steps, `[steps, rows, C]`; each row has a key of its own, and each of its steps."""
+    steps, rows, classes = shape
+
+    def draw(step: Array, row: Array) -> Array:
+        return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(key, row), step), (classes,), jnp.float32)
+
+    of_rows = jax.vmap(draw, in_axes=(None, 0))
+    return temperature * jax.vmap(of_rows, in_axes=(0, None))(start + jnp.arange(steps), jnp.arange(rows))
 
 
 @jax.jit(static_argnames="mesh")
@@ -231,7 +265,7 @@ def _write(
             scores, state = step(params, inputs_of(drawn, config), config, state)
             return ids.at[t].set(drawn), scores, state
 
-        return lax.fori_loop(steps[0], steps[1], body, (jnp.zeros(noise.shape[:2], jnp.int32), scores, state))
+        return lax.fori_loop(steps[0], steps[1], body, (jnp.zeros_like(noise[..., 0], jnp.int32), scores, state))
 
     rows, columns = P(AXIS), P(None, AXIS)
     in_specs = (P(), rows, rows, columns, P(), P())

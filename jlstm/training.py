@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.cell import LSTMState
+from jlstm.checks import alike, describe, prng_key
 from jlstm.data import (
     Batch,
     Data,
@@ -27,10 +28,19 @@ from jlstm.data import (
     take,
     with_room,
 )
-from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.devices import AXIS, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, zero_state
-from jlstm.optimizers import IDLE, Optimizer, Rate, Schedule, cosine
+from jlstm.model import LSTMConfig, ModelParams, params_shapes, zero_state
+from jlstm.optimizers import (
+    IDLE,
+    Optimizer,
+    Rate,
+    Schedule,
+    accumulated,
+    cosine,
+    extra_arguments,
+    transformation,
+)
 
 __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
@@ -71,16 +81,22 @@ class Trainer(NamedTuple):
     step: Callable[[TrainState, Batch], tuple[TrainState, Array]]
 
 
-def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis_name: str | None = None) -> Trainer:
+def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | None = None) -> Trainer:
     """Return the pure functions that train a network.
 
     Args:
         config: the network.
-        optimizer: any optax `GradientTransformation`; clipping, schedules and weight decay are optax's.
-        axis_name: the mapped axis over whose devices the batch is split, for use inside `jax.shard_map`.
+        optimizer: any optax `GradientTransformation`, or what else optax calls an optimiser; clipping, schedules and
+            weight decay are optax's. It is offered the loss, as `value`, and the loss as a function, as `value_fn`.
+        axis_name: the mapped axis over whose devices the batch is split, for use inside `jax.shard_map` or `jax.vmap`;
+            the update is that of the whole batch.
 
     Returns:
-        The `Trainer`; compile its step yourself, or scan over it.
+        The `Trainer`; compile its step yourself, or scan over it. Nothing in the state shares a buffer with what it was
+        made of, so it can be donated.
+
+    Raises:
+        TypeError: `config` or `optimizer` is none.
 
     Example:
         >>> from jlstm.model import init_params
@@ -91,11 +107,18 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
         >>> int(state.step)
         1
     """
+    if not isinstance(config, LSTMConfig):
+        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
+    tx = transformation(optimizer)
 
     def init(params: ModelParams, key: Array) -> TrainState:
-        return TrainState(params, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+        params, key = alike("params", params, params_shapes(config)), prng_key("key", key)
+        return jax.tree.map(jnp.copy, TrainState(params, tx.init(params), key, jnp.zeros((), jnp.int32)))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
+        for name, value, kind in (("state", state, TrainState), ("batch", batch, Batch)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected a {kind.__name__}, got {describe(value)}")
         key = jax.random.fold_in(state.key, state.step)
         key = jax.random.fold_in(key, 0 if axis_name is None else lax.axis_index(axis_name))
 
@@ -105,9 +128,14 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
             )
             return total / jnp.maximum(_sum(real), 1), memory
 
-        (loss, memory), grads = jax.value_and_grad(share, has_aux=True)(state.params)
-        loss, grads = _sum((loss, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        def loss_and_grads(params: ModelParams) -> tuple[Array, Any, Any]:
+            own = each_its_own(params, axis_name)
+            (loss, memory), grads = jax.value_and_grad(share, has_aux=True)(own)
+            return *_sum((loss, grads)), memory
+
+        loss, grads, memory = loss_and_grads(state.params)
+        extra = extra_arguments(loss, grads, _with_gradient(loss_and_grads))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         memory = None if state.memory is None else memory
         return TrainState(params, opt_state, state.key, state.step + 1, memory), loss
@@ -116,6 +144,20 @@ def trainer(config: LSTMConfig, optimizer: optax.GradientTransformation, *, axis
         return tree if axis_name is None else lax.psum(tree, axis_name)
 
     return Trainer(init, step)
+
+
+def _with_gradient(loss_and_grads: Callable[[Any], tuple[Array, Any, Any]]) -> Callable[[Any], Array]:
+    """Return the loss as a function whose gradient is the one that is summed over devices already."""
+
+    @jax.custom_vjp
+    def loss(params: Any) -> Array:
+        return loss_and_grads(params)[0]
+
+    loss.defvjp(
+        lambda params: loss_and_grads(params)[:2],
+        lambda grads, weight: (jax.tree.map(lambda array: weight * array, grads),),
+    )
+    return loss
 
 
 @jax.jit(static_argnames=("config", "optimizer"))
@@ -166,7 +208,7 @@ def fit(
         batch_size: the most sequences a mini-batch may have; the epoch's batches differ by one sequence at the most.
             `Streams` have a batch of their own size.
         config: the network.
-        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`; another function
+        optimizer: a callable from a learning-rate schedule to anything that optax calls an optimiser; another function
             compiles anew, also where it computes the same (see `by_what_they_compute`).
         shape: the shape of the learning rate over this training.
 
@@ -352,11 +394,10 @@ def _train_steps(
     def steps(
         state: TrainState, total: Array, schedule: Schedule, data: Data, order: Array
     ) -> tuple[TrainState, Array]:
-        tx = optimizer(Rate(schedule, shape))
-        step = trainer(config, tx, axis_name=AXIS if mesh else None).step
-
         def body(k: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, total = carry
+            tx = optimizer(Rate(schedule, shape, state.step - accumulated(state.opt_state)))
+            step = trainer(config, tx, axis_name=AXIS if mesh else None).step
             state, loss = step(state, take(data, order[k], config, masked=masked))
             return state, total + loss
 

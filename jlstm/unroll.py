@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jlstm.cell import LSTM, Cell, cast_like
+from jlstm.cell import LSTM, Cell, cast_like, state_shapes
+from jlstm.checks import alike, array, describe, inputs, lengths_of, whole_number, written
+from jlstm.devices import spread_by_xla
 
-__all__ = ["unroll"]
+__all__ = ["run", "unroll"]
 
 
 def unroll(
@@ -33,8 +35,8 @@ def unroll(
         state: the state before the first step, each array `[batch, ...]`; zeros where None.
         cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
             `(params, state, x) -> (state, h)`, for which a state must be given.
-        lengths: how many steps of each sequence are real, `[batch]` integers from 0 to time, or one integer for all of
-            them; all steps where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers, or one integer for all of them; less than
+            none counts as none, and more than there are as all; all steps where None.
         segment: for a `Cell`, keep only the state between segments of so many steps and run each segment again for the
             gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None.
 
@@ -42,7 +44,8 @@ def unroll(
         The outputs `[batch, time, H]`, zero past a sequence's length, and the state after each one's last real step.
 
     Raises:
-        ValueError: `cell` is a plain function and `state` is None.
+        TypeError, ValueError: an argument does not fit, or `cell` is a plain function and `state` is None; the message
+            names it.
 
     Example:
         >>> from jlstm.cell import init_lstm
@@ -51,25 +54,64 @@ def unroll(
         >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
         ((2, 7, 5), (2, 5), 0.0)
     """
-    steps: Any = jnp.asarray(xs)
-    steps = jnp.swapaxes(steps if steps.ndim == 2 else cast_like(params, steps), 0, 1)
+    features = cell.check("params", params) if isinstance(cell, Cell) else None
+    xs = inputs("xs", xs, features, batch=None, time=None)
+    params, batch = jax.tree.map(jnp.asarray, params), xs.shape[0]
+    state, lengths = _checked_state(cell, params, state, batch), lengths_of(lengths, batch)
+    segment = None if segment is None else whole_number("segment", segment, least=1)
+    return run(params, xs, state, lengths, cell=cell, segment=segment)
+
+
+def _checked_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
+    if isinstance(cell, Cell):
+        if state is None:
+            return cell.zero_state(params, (batch,))
+        return alike("state", state, state_shapes(cell, params, (batch,)), floats=False)
+    if not callable(cell):
+        raise TypeError(f"cell: expected a Cell or a function (params, state, x) -> (state, h), got {describe(cell)}")
     if state is None:
-        if not isinstance(cell, Cell):
-            raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
-        state = cell.zero_state(params, steps.shape[1:2])
+        raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
+    for path, leaf in jax.tree.leaves_with_path(state):
+        name = f"state{jax.tree_util.keystr(path)}"
+        if array(name, leaf).shape[:1] != (batch,):
+            raise ValueError(f"{name}: expected {written({'batch': batch, '...': None})}, got {describe(leaf)}")
+    return state
+
+
+@spread_by_xla((True, True))
+def run(
+    params: Any, xs: Array, state: Any, lengths: Array | None, *, cell: Cell | Callable = LSTM, segment: int | None
+) -> tuple[Array, Any]:
+    """Run a cell as `unroll` does, over arguments that were checked, from a state."""
+    steps: Any = jnp.swapaxes(xs if xs.ndim == 2 else cast_like(params, xs), 0, 1)
     state, real = cast_like(params, state), None
-    if lengths is not None:
-        real = jnp.arange(steps.shape[0])[:, None] < jnp.atleast_1d(jnp.asarray(lengths, jnp.int32))
+    if lengths is not None and steps.shape[0] != 0:
+        real = jnp.arange(steps.shape[0])[:, None] < lengths.reshape(1, -1)
         steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0)
         real = cast_like(params, real)[:, :, None]
+    uniform = lengths is None or lengths.ndim == 0
     if not isinstance(cell, Cell):
         step, inputs = (cell, steps) if real is None else (_held_step(cell), (steps, real))
-        hs, state = _plain_scan(step, params, state, inputs)
-    elif segment is None:
-        hs, state = _scan(cell, params, state, (steps, real))
+        hs, state = _plain_scan(step, params, _as_stepped(step, params, state, inputs), inputs)
+        return jnp.swapaxes(hs, 0, 1), state
+    state = _as_stepped(cell.step, params, state, steps)
+    if segment is None:
+        hs, state = _scan(cell, uniform, params, state, (steps, real))
     else:
-        hs, state = _scan_segments(cell, params, state, (steps, real), segment)
+        hs, state = _scan_segments(cell, uniform, params, state, (steps, real), segment)
     return jnp.swapaxes(hs, 0, 1), state
+
+
+def _as_stepped(step: Callable, params: Any, state: Any, xs: Any) -> Any:
+    """Return the state in the type that a step gives it, as the carry of a scan has to be.
+
+    Under `jax.shard_map` JAX tells what varies over the devices from what does not, such as zeros.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return state
+    x = jax.eval_shape(lambda xs: jax.tree.map(lambda array: array.sum(axis=0, dtype=array.dtype), xs), xs)
+    after, _ = jax.eval_shape(step, params, state, x)
+    return jax.tree.map(lambda leaf, like: leaf + jnp.zeros_like(like), state, after)
 
 
 def _plain_scan(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Array, Any]:
@@ -90,24 +132,28 @@ def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array)
 
     time = jax.tree.leaves(xs)[0].shape[0]
     h = jax.eval_shape(step, params, state, at(0))[1]
-    state, hs = lax.fori_loop(0, steps, body, (state, jnp.zeros((time, *h.shape), h.dtype)))
+    state, hs = lax.fori_loop(0, steps, body, (state, jnp.broadcast_to(jnp.zeros_like(h), (time, *h.shape))))
     return hs, state
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _scan(cell: Cell, params: Any, state: Any, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
-    """Scan inputs `(xs, real)`; `real` is 1 for the real steps, `[time, batch or 1, 1]`, or None where all are."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _scan(cell: Cell, uniform: bool, params: Any, state: Any, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
+    """Scan inputs `(xs, real)`.
+
+    `real` is 1 for the real steps, `[time, batch, 1]`, or `[time, 1, 1]` where the lengths are `uniform`, or None where
+    all are real.
+    """
     xs, real = inputs
     if real is None:
         return _plain_scan(cell.step, params, state, xs)
     steps = jnp.count_nonzero(real.any(axis=(1, 2)))
-    if real.shape[1] == 1:  # of one length, so all that the loop comes to is real
+    if uniform:  # all that the loop comes to is real
         return _first_steps(cell.step, params, state, xs, steps)
     return _first_steps(_held(cell).step, params, state, inputs, steps)
 
 
 @_scan.defjvp
-def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+def _scan_jvp(cell: Cell, uniform: bool, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """Differentiate the scan with the weights' tangents hoisted out of the loop.
 
     A tangent of the pre-activations has two sources: the weights and inputs, known for all steps at once since the
@@ -136,7 +182,7 @@ def _scan_jvp(cell: Cell, primals: tuple, tangents: tuple) -> tuple[tuple, tuple
     d_zs_outer = jax.tree.map(lambda w, x, z: (w + x).reshape(z.shape), d_zs_weights, d_zs_inputs, zs)
     # The gradient multiplies by transposes of the weights. Stored, and not made views again by XLA, they are faster to
     # multiply with: 107 against 163 µs at [16, 1024] by [1024, 256]; with a single sequence 1.4 against 0.6 ms a step.
-    flip = _transpose if first.h.shape[0] > 1 else lambda params: params
+    flip = (lambda params: params) if first.h.shape[0] == 1 else _transpose
     flipped = lax.optimization_barrier(flip(params))
 
     # Saving only z and the states is faster than reading activations back: 17 against 26 ms at B=64, T=100, H=128.
@@ -157,18 +203,23 @@ def _transpose(params: Any) -> Any:
 
 
 def _merge(steps: Any) -> Any:
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), steps)
+    return jax.tree.map(lambda array: array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), steps)
 
 
-def _scan_segments(cell: Cell, params: Any, state: Any, xs: Any, segment: int) -> tuple[Array, Any]:
+def _scan_segments(cell: Cell, uniform: bool, params: Any, state: Any, xs: Any, segment: int) -> tuple[Array, Any]:
     @jax.checkpoint
     def scan(state: Any, xs: Any) -> tuple[Any, Array]:
-        hs, state = _scan(cell, params, state, xs)
+        hs, state = _scan(cell, uniform, params, state, xs)
         return state, hs
 
-    odd = jax.tree.leaves(xs)[0].shape[0] % segment or segment
+    time = jax.tree.leaves(xs)[0].shape[0]
+    if isinstance(time, int) and time <= segment:
+        state, hs = scan(state, xs)
+        return hs, state
+    odd = segment if time % segment == 0 else time % segment
     state, first = scan(state, jax.tree.map(lambda array: array[:odd], xs))
-    segments = jax.tree.map(lambda array: array[odd:].reshape(-1, segment, *array.shape[1:]), xs)
+    whole = (time - odd) // segment
+    segments = jax.tree.map(lambda array: array[odd:].reshape(whole, segment, *array.shape[1:]), xs)
     state, others = lax.scan(scan, state, segments)
     return jnp.concatenate([first, _merge(others)]), state
 

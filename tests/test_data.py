@@ -562,7 +562,7 @@ def test_take_gives_the_windows_built_by_hand(config, stride):
         assert jnp.issubdtype(batch.xs.dtype, jnp.integer)
 
 
-@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, OF_TOKENS, LSTMConfig(1, 4, 1, inputs="tokens")])
+@pytest.mark.parametrize("config", [NUMBER, ONE_HOT, OF_TOKENS, LSTMConfig(2, 4, 2, inputs="tokens")])
 def test_inputs_of_ids(config):
     ids = jnp.asarray(TEXT[None])
     expected = np.float32(TEXT[None, :, None] / 5) if config is NUMBER else ids
@@ -873,7 +873,7 @@ nested = st.recursive(
 CONFIGS = [
     LSTMConfig(*sizes, loss, target, inputs)
     for sizes in ((1, 2, 3), (3, 2, 1), (2, 2, 2))
-    for loss in ("cross_entropy", "mse")
+    for loss in ("cross_entropy", "mse")[sizes == (3, 2, 1) :]
     for target in ("each", "last")
     for inputs in ("features", "tokens")
 ]

@@ -274,7 +274,7 @@ def test_arrays_have_the_names_that_python_gives_them():
     report = check(lambda params: sum(jnp.sum(array**2) for array in jax.tree.leaves(params)), params)
     names = ["['lstm'].weight_ih", "['lstm'].weight_hh", "['lstm'].bias", "['readout'][0]", "['readout'][1]"]
     assert [row.array for row in report.rows] == [*names, "(a random direction)"]
-    problem = random_problem(LSTMConfig(1, 1, 1), 1, 1)
+    problem = random_problem(LSTMConfig(1, 1, 2), 1, 1)
     assert module._names(problem["params"])[2:4] == ["layers[0].bias", "readout.weight"]
 
 

@@ -16,7 +16,7 @@ from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import random_problem
 from jlstm.language_model import CharLM, decode, encode
 from jlstm.model import LSTMConfig, forward
-from jlstm.optimizers import Rate, Schedule, average_of, cosine
+from jlstm.optimizers import Rate, Schedule, cosine, evaluation_params
 
 TEXT = "to be or not to be, that is the question: " * 12
 VALIDATION = TEXT[:100] + "Ö"
@@ -108,19 +108,19 @@ def test_seed_decides_everything():
 def test_weights_are_averaged_over_a_fifth_of_the_steps(steps, kept):
     """Late in a training, an average over n steps keeps 1 - 1/n of itself at each, here of zeros."""
     schedule = Schedule(0.0, 0.0, 0, 0.0, epoch_steps=1.0, steps=float(steps))
-    optimizer, params = language_model._AdamW(weight_decay=0.0)(Rate(schedule, cosine)), np.ones(2, np.float32)
+    optimizer, params = language_model._AdamW(weight_decay=0.0)(Rate(schedule, cosine, 0)), np.ones(2, np.float32)
     state = optimizer.init(params)
     late = optax.tree.set(state, steps=np.int32(10**6), average=np.zeros(2, np.float32))
     _, state = optimizer.update(params, late, params)
-    np.testing.assert_allclose(average_of(state), 1 - kept, rtol=1e-4)
+    np.testing.assert_allclose(evaluation_params(state, None), 1 - kept, rtol=1e-4)
 
 
 def test_rate_rises_and_falls_to_a_fiftieth():
     steps = 40
     schedule = Schedule(0.5, 0.0, 0, 0.0, epoch_steps=10.0, steps=float(steps), warmup=20)
-    rate = Rate(schedule, language_model._cosine_to_last_rate)
-    np.testing.assert_allclose(rate(np.arange(20)), 0.5 * np.arange(1, 21) / 20, rtol=1e-6)
-    np.testing.assert_allclose(rate(np.array([20, 30, 40])), [0.5, 0.5 * 0.51, 0.5 * 0.02], rtol=1e-5)
+    rates = np.asarray(Rate(schedule, language_model._cosine_to_last_rate, np.arange(steps + 1))())
+    np.testing.assert_allclose(rates[:20], 0.5 * np.arange(1, 21) / 20, rtol=1e-6)
+    np.testing.assert_allclose(rates[[20, 30, 40]], [0.5, 0.5 * 0.51, 0.5 * 0.02], rtol=1e-5)
 
 
 def test_vocabulary_is_that_of_both_texts(learned):

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 import jlstm
 from jlstm.cell import LSTM
-from jlstm.devices import AXIS, mesh_for, replicate, split_batch
+from jlstm.devices import AXIS, mesh_for, replicate
 from jlstm.model import step as jlstm_step
 
 from .machine import THREADS
@@ -160,6 +160,13 @@ def jax_peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
     return _compiled(name, problem, mesh, step, state, network.scores, gradient)
 
 
+def _split(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
+    """Split a batch as jlstm does, for programs that say nothing of what varies over the devices."""
+    if mesh is None:
+        return function
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
 def _compiled(
     name: str, problem: Problem, mesh: Mesh | None, step: Callable, state: Any, scores: Callable, gradient: Callable
 ) -> Peer:
@@ -172,8 +179,8 @@ def _compiled(
         return lax.map(functools.partial(scores, params), xs)
 
     split = P(None, AXIS)
-    train_call = jax.jit(split_batch(train_all, mesh, (P(), split, split), P()))
-    forward_call = jax.jit(split_batch(forward_all, mesh, (P(), split), split))
+    train_call = jax.jit(_split(train_all, mesh, (P(), split, split), P()))
+    forward_call = jax.jit(_split(forward_all, mesh, (P(), split), split))
     xs, ys = jax.device_put((problem.xs, problem.ys), NamedSharding(mesh, split) if mesh else jax.local_devices()[0])
     state = replicate(state, mesh)
     params = state.params if isinstance(state, jlstm.TrainState) else state[0]

@@ -1,0 +1,217 @@
+"""What was handed in, or an error that names the argument, what was expected and what came.
+
+Shapes and dtypes are known while a function is traced, so to check them costs nothing when it runs.
+"""
+
+import math
+import reprlib
+import secrets
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+__all__ = [
+    "alike",
+    "array",
+    "class_only",
+    "describe",
+    "fits",
+    "inputs",
+    "is_floating",
+    "is_integer",
+    "lengths_of",
+    "prng_key",
+    "real_number",
+    "shaped",
+    "size",
+    "switch",
+    "whole_number",
+    "whole_seed",
+    "written",
+]
+
+
+def whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+    """Return the argument `name` as an integer."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {describe(value)}")
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {describe(value)}")
+    return int(value)
+
+
+def size(name: str, value: Any) -> Any:
+    """Return the argument `name` as a size from 0 up; a symbolic one of `jax.export` is what it is."""
+    return value if jax.export.is_symbolic_dim(value) else whole_number(name, value, least=0)
+
+
+def whole_seed(name: str, value: Any) -> int:
+    """Return the argument `name` as a seed, an integer from 0 up; for None another one each time."""
+    return secrets.randbits(63) if value is None else whole_number(name, value, least=0, most=2**63 - 1)
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return the argument `name` as a finite float from zero up."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name}: expected a finite number from 0 up, got {describe(value)}")
+    return number
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return the argument `name`, which is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
+    return bool(value)
+
+
+def prng_key(name: str, value: Any) -> Array:
+    """Return the argument `name` as a key of `jax.random.key`; `jax.random.PRNGKey` gives the same in another form."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype == np.uint32 and shape == jax.random.key_data(jax.random.key(0)).shape:
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or shape != ():
+        raise TypeError(f"{name}: expected one key of jax.random.key, got {describe(value)}")
+    return value
+
+
+def array(name: str, value: Any) -> Array:
+    """Return the argument `name` as an array of real numbers, of a dtype that JAX has switched on."""
+    given = value
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        try:
+            given = np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{name}: expected an array, got parts of different shapes") from None
+        except TypeError:
+            raise TypeError(f"{name}: expected an array, got {describe(value)}") from None
+    if not (given.dtype == bool or is_integer(given) or is_floating(given)):
+        raise TypeError(f"{name}: expected real numbers, got {describe(value)}")
+    if isinstance(given, np.ndarray):
+        given = given.astype(given.dtype.newbyteorder("="), copy=False)  # JAX knows no other order of bytes
+    return jnp.asarray(given)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether an array is of integers; booleans are none."""
+    return jnp.issubdtype(value.dtype, jnp.integer)
+
+
+def is_floating(value: Any) -> bool:
+    """Whether an array is of floats."""
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def shaped(name: str, value: Any, **axes: Any) -> Array:
+    """Return the argument `name` as an array with these axes, each of its size or, where that is None, of any."""
+    given = array(name, value)
+    if not fits(given.shape, *axes.values()):
+        raise ValueError(f"{name}: expected {written(axes)}, got {describe(given)}")
+    return given
+
+
+def fits(shape: tuple, *sizes: Any) -> bool:
+    """Whether a shape has these sizes; None stands for any."""
+    return len(shape) == len(sizes) and all(size in (None, had) for had, size in zip(shape, sizes, strict=True))
+
+
+def written(axes: dict[str, Any]) -> str:
+    """Return axes as an error shows them, `[batch = 2, time, features = 3]`."""
+    return f"[{', '.join(name if size is None else f'{name} = {size}' for name, size in axes.items())}]"
+
+
+def inputs(name: str, value: Any, features: int | None, **axes: Any) -> Array:
+    """Return the argument `name`: numbers with features behind these axes, or class ids, integers of these axes."""
+    given = array(name, value)
+    if fits(given.shape, *axes.values(), features) or (is_integer(given) and fits(given.shape, *axes.values())):
+        return given
+    expected = f"{written(axes | {'features': features})}, or class ids, integers {written(axes)}"
+    advice = f"; write {name}[None] for one sequence" if given.ndim == len(axes) and "time" in axes else ""
+    raise ValueError(f"{name}: expected {expected}, got {describe(given)}{advice}")
+
+
+def lengths_of(lengths: Any, batch: Any) -> Array | None:
+    """Return the argument `lengths`: integers `[batch]`, or one for all; None for all steps."""
+    if lengths is None:
+        return None
+    given = array("lengths", lengths)
+    if not is_integer(given) or not (given.ndim == 0 or fits(given.shape, batch)):
+        raise (ValueError if is_integer(given) else TypeError)(
+            f"lengths: expected integers {written({'batch': batch})}, or one for all, got {describe(given)}"
+        )
+    return given
+
+
+def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
+    """Return the argument `name` as a pytree of NamedTuples, tuples and arrays that is like `expected`.
+
+    Args:
+        name: what to call it in an error; what is in it is called as Python would, `params.layers[0].bias`.
+        value: what came.
+        expected: what it has to be like; its leaves have a shape.
+        floats: whether its arrays have to be of floats.
+
+    Returns:
+        The same with JAX's arrays.
+
+    Raises:
+        TypeError: something in it is of another type.
+        ValueError: an array has another shape, or a tuple another length.
+
+    Example:
+        >>> alike("bias", [1.0, 2.0], jax.ShapeDtypeStruct((2,), jnp.float32)).shape
+        (2,)
+    """
+    if hasattr(expected, "_fields"):
+        if not isinstance(value, type(expected)):
+            raise TypeError(f"{name}: expected {type(expected).__name__}, got {describe(value)}")
+        parts = zip(expected._fields, value, expected, strict=True)
+        return type(expected)(*(alike(f"{name}.{field}", *pair, floats=floats) for field, *pair in parts))
+    if isinstance(expected, tuple):
+        kind = type(expected[0]).__name__
+        if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
+            raise TypeError(f"{name}: expected a tuple of {len(expected)} {kind}, got {describe(value)}")
+        if len(value) != len(expected):
+            raise ValueError(f"{name}: expected {len(expected)} {kind}, got {len(value)}")
+        pairs = zip(value, expected, strict=True)
+        return tuple(alike(f"{name}[{k}]", *pair, floats=floats) for k, pair in enumerate(pairs))
+    given = array(name, value)
+    if floats and not is_floating(given):
+        raise TypeError(f"{name}: expected floats of shape {expected.shape}, got {describe(given)}")
+    if not fits(given.shape, *expected.shape):
+        raise ValueError(f"{name}: expected shape {expected.shape}, got {describe(given)}")
+    return given
+
+
+def describe(value: Any) -> str:
+    """Return in a few words what came, for an error."""
+    if hasattr(value, "dtype") and hasattr(value, "shape") and value.shape != ():
+        return f"{value.dtype} of shape {value.shape}"
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to write very long ones
+        return f"an integer of {value.bit_length()} bits"
+    if hasattr(value, "_fields"):
+        return type(value).__name__
+    if isinstance(value, (tuple, list)) and any(hasattr(element, "__len__") for element in value):
+        return f"a {type(value).__name__} of {len(value)}"
+    return reprlib.repr(value)
+
+
+class class_only(classmethod):
+    """A class method that an instance does not have, as it makes another one and leaves the instance as it was."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return the method of the class."""
+        if instance is not None:
+            name, kind = self.__func__.__name__, type(instance).__name__
+            raise AttributeError(f"{name}: makes a new {kind} and leaves this one as it is; write {kind}.{name}(...)")
+        return super().__get__(instance, owner)
