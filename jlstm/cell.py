@@ -346,7 +346,7 @@ def lstm_from_draws(normal: Any, input_size: int, hidden_size: int, input_scale:
     xp = normal.__array_namespace__()
     weights = normal.reshape(-1, 4, hidden_size)
     # The gates stay narrow: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
-    scales = xp.asarray([1.0, 1.0, input_scale, 1.0], dtype=normal.dtype)[:, None] / fan_in**0.5
+    scales = xp.asarray([1.0, 1.0, input_scale, 1.0], dtype=normal.dtype)[None, :, None] / fan_in**0.5
     candidate = (input_scale - 1) / fan_in**0.5 * weights[input_size, G]
     square = xp.moveaxis(weights[input_size + 1 :], 1, 0)
     orthogonal = _orthogonal(square) if isinstance(normal, np.ndarray) else _orthogonal_one_by_one(square)

@@ -261,7 +261,7 @@ def take(data: Data, rows: Array, config: LSTMConfig, *, masked: bool = False) -
     found = jnp.maximum(rows, 0)
     if not isinstance(data, Batch):
         starts = found * data.stride if isinstance(data, Windows) else found
-        places = starts[:, None] + jnp.arange(data.length + 1)
+        places = starts[:, None] + jnp.arange(data.length + 1)[None]
         ids = jnp.asarray(data.ids)[places % data.characters if isinstance(data, Streams) else places]
         batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
     else:

@@ -278,7 +278,7 @@ def _draw(scores: Array, noise: Array, choice: _Choice) -> Array:
         return jnp.argmax(scores + noise, axis=-1)
     classes = scores.shape[-1]
     ranked, ids = lax.top_k(scores, classes)  # of equal scores the smaller id first
-    kept = jnp.arange(classes) < (classes if top_k is None else top_k)
+    kept = jnp.arange(classes)[None] < (classes if top_k is None else top_k)
     if top_p is not None:
         # Divided by almost 0, all but the likeliest become -inf.
         logits = (ranked - ranked[:, :1]) / jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)

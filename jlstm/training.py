@@ -135,7 +135,8 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | None = None)
 
         loss, grads, memory = loss_and_grads(state.params)
         extra = extra_arguments(loss, grads, _with_gradient(loss_and_grads))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its counts (0.2.8)
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         memory = None if state.memory is None else memory
         return TrainState(params, opt_state, state.key, state.step + 1, memory), loss

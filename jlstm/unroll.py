@@ -38,7 +38,8 @@ def unroll(
         lengths: how many steps of each sequence are real, `[batch]` integers, or one integer for all of them; less than
             none counts as none, and more than there are as all; all steps where None.
         segment: for a `Cell`, keep only the state between segments of so many steps and run each segment again for the
-            gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None.
+            gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None, or
+            where time is symbolic.
 
     Returns:
         The outputs `[batch, time, H]`, zero past a sequence's length, and the state after each one's last real step.
@@ -109,9 +110,13 @@ def _as_stepped(step: Callable, params: Any, state: Any, xs: Any) -> Any:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return state
-    x = jax.eval_shape(lambda xs: jax.tree.map(lambda array: array.sum(axis=0, dtype=array.dtype), xs), xs)
-    after, _ = jax.eval_shape(step, params, state, x)
+    after, _ = _stepped_shapes(step, params, state, xs)
     return jax.tree.map(lambda leaf, like: leaf + jnp.zeros_like(like), state, after)
+
+
+def _stepped_shapes(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Any, Any]:
+    x = jax.eval_shape(lambda xs: jax.tree.map(lambda array: array.sum(axis=0, dtype=array.dtype), xs), xs)
+    return jax.eval_shape(step, params, state, x)
 
 
 def _plain_scan(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Array, Any]:
@@ -131,7 +136,7 @@ def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array)
         return jax.tree.map(lambda array: array.at[t].get(mode="promise_in_bounds"), xs)
 
     time = jax.tree.leaves(xs)[0].shape[0]
-    h = jax.eval_shape(step, params, state, at(0))[1]
+    _, h = _stepped_shapes(step, params, state, xs)
     state, hs = lax.fori_loop(0, steps, body, (state, jnp.broadcast_to(jnp.zeros_like(h), (time, *h.shape))))
     return hs, state
 
@@ -213,13 +218,13 @@ def _scan_segments(cell: Cell, uniform: bool, params: Any, state: Any, xs: Any, 
         return state, hs
 
     time = jax.tree.leaves(xs)[0].shape[0]
-    if isinstance(time, int) and time <= segment:
+    if not isinstance(time, int) or time <= segment:  # a symbolic time can't be cut
         state, hs = scan(state, xs)
         return hs, state
-    odd = segment if time % segment == 0 else time % segment
+    odd = time % segment or segment
     state, first = scan(state, jax.tree.map(lambda array: array[:odd], xs))
-    whole = (time - odd) // segment
-    segments = jax.tree.map(lambda array: array[odd:].reshape(whole, segment, *array.shape[1:]), xs)
+    cut = (time - odd) // segment, segment
+    segments = jax.tree.map(lambda array: array[odd:].reshape(*cut, *array.shape[1:]), xs)
     state, others = lax.scan(scan, state, segments)
     return jnp.concatenate([first, _merge(others)]), state
 
