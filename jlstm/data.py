@@ -34,6 +34,7 @@ __all__ = [
     "with_room",
 ]
 
+ONE_EACH = "; a network that has one target for each sequence is made with target='last'"
 LEAST_STEPS, LEAST_CHARACTERS = 16, 2**16  # shorter sequences, and texts, share a compiled shape
 
 
@@ -321,6 +322,11 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
         steps = np.array([len(sequence) for sequence in sequences])
         xs = _pad(sequences, steps.max())
     else:
+        if given.ndim == 2 and given.shape[1] == 1 and config.inputs == "features" and not _is_list_of_arrays(X):
+            raise ValueError(
+                f"{x_name}: expected [N, T] or [N, T, {config.input_size}], got shape {given.shape}, which may be one "
+                f"sequence, {x_name}[None], or {len(given)} sequences of one step, {x_name}[:, None]: write which"
+            )
         xs = _sequences(x_name, given, config)
         steps = np.full(len(xs), xs.shape[1])
     ys = _targets(y_name, Y, config, steps, x_name)
@@ -347,10 +353,10 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[np.ndarray | list[np.ndarr
         >>> sequences.shape, kind
         ((1, 3, 1), 'one')
     """
-    if isinstance(x, (list, tuple)) and any(getattr(element, "ndim", 0) for element in x):
+    if _is_list_of_arrays(x):
         return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
     array = _array("x", x)
-    if array.ndim == (2 if config.inputs == "tokens" else 3):
+    if array.ndim == 3 or (array.ndim == 2 and config.inputs == "tokens"):
         return _sequences("x", array, config), "batch"
     return _sequence("x", array, config)[None], "one"
 
@@ -437,6 +443,8 @@ def class_ids(name: str, value: Any, classes: int) -> np.ndarray:
 def _array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
+        if array.dtype == object and array.size:  # numbers, as a table of several kinds of columns gives them
+            array = np.array(array.tolist())
     except ValueError:
         raise ValueError(
             f"{name}: expected a regular array, got parts of different shapes; give sequences of different length as a "
@@ -467,7 +475,15 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _class_ids(name: str, array: np.ndarray, classes: int) -> np.ndarray:
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype == bool and classes == 2:
+        return array.astype(np.int32)
+    if array.dtype == bool:
+        raise TypeError(f"{name}: expected class ids as integers, got booleans, which name 2 classes and not {classes}")
+    if jnp.issubdtype(array.dtype, jnp.floating):  # as a table or a division gives them
+        if not (array == np.floor(array)).all():
+            wrong = array[array != np.floor(array)][0]
+            raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}, {wrong} among them")
+    elif not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}")
     if array.size and (array.min() < 0 or array.max() >= classes):
         wrong = array.min() if array.min() < 0 else array.max()
@@ -478,7 +494,10 @@ def _class_ids(name: str, array: np.ndarray, classes: int) -> np.ndarray:
 def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
     array = _array("ids", ids)
     if array.ndim != 1:
-        raise ValueError(f"ids: expected one axis, [characters], got shape {array.shape}")
+        raise ValueError(
+            f"ids: expected one long text as class ids, [characters], got shape {array.shape}; sequences of numbers "
+            "are given to train as X and Y"
+        )
     if len(array) <= length:
         raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")
     return _class_ids("ids", array, 2**31 - 1)
@@ -486,12 +505,23 @@ def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
 
 def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:
     """Return an array whole, and a list as its elements, stacked where they have one shape."""
+    if _is_boxed(value):
+        value = list(value)
     if isinstance(value, (list, tuple)):
         if not value:
             raise ValueError(f"{name}: expected at least one sequence, got none")
         elements = [_array(f"{name}[{k}]", element) for k, element in enumerate(value)]
         return np.stack(elements) if len({element.shape for element in elements}) == 1 else elements
     return _array(name, value)
+
+
+def _is_boxed(value: Any) -> bool:
+    """Whether this is a list of arrays in an array of objects, as `numpy.load` and what splits data give it."""
+    return isinstance(value, np.ndarray) and value.dtype == object and any(np.ndim(element) for element in value.flat)
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    return _is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
 
 
 def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
@@ -504,7 +534,7 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != features:
         shapes = "[T] or [T, 1]" if features == 1 else f"[T, {features}]"
-        advice = "; write x[..., None] for a batch" if array.ndim == 2 and features == 1 else ""
+        advice = f"; write {name}[..., None] for a batch" if array.ndim == 2 and features == 1 else ""
         raise ValueError(f"{name}: expected a sequence {shapes}, I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
@@ -520,7 +550,16 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] != features:
         shapes = f"[N, T, {features}]" if features > 1 else "[N, T] or [N, T, 1]"
-        raise ValueError(f"{name}: expected sequences of shape {shapes}, got shape {array.shape}")
+        advice = ""
+        if array.ndim == 2 and array.shape[1] == features:
+            advice = f"; write {name}[None] for one sequence, {name}[:, None] for {len(array)} of one step"
+        elif array.ndim == 1:
+            advice = f"; write {name}[None] for one sequence" if features == 1 else ""
+        elif array.ndim == 2:
+            advice = "; a network that reads one feature has input_size=1, and one that reads ids inputs='tokens'"
+        elif array.ndim == 3:
+            advice = f"; a network for them has input_size={array.shape[2]}"
+        raise ValueError(f"{name}: expected sequences of shape {shapes}, got shape {array.shape}{advice}")
     if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")
     if array.shape[1] == 0:
@@ -529,6 +568,8 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
 
 
 def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, ...]) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] == 1:  # as Keras has them
+        array = array[..., 0]
     if array.ndim != len(axes) or array.size == 0:
         raise ValueError(f"{name}: expected ids [{', '.join(axes)}], at least one, got shape {array.shape}")
     return _class_ids(name, array, config.input_size)
@@ -539,14 +580,20 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
     ys = _each(name, value)
     if isinstance(ys, np.ndarray) and ys.ndim == 0:
         raise ValueError(f"{name}: expected {_expected_targets(config)}, got {value!r}")
-    if len(ys) != len(steps) or (np.ndim(ys[0]) == 0 and config.target == "each"):
+    if len(ys) != len(steps):
         raise ValueError(f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}")
+    if np.ndim(ys[0]) == 0 and config.target == "each":
+        raise ValueError(
+            f"{name}: expected a target for each time step, {_expected_targets(config)}, got {_describe(ys)}{ONE_EACH}"
+        )
     if config.target == "each":
         for k, (y, n) in enumerate(zip(ys, steps, strict=True)):
             if y.ndim == 0:
                 raise ValueError(f"{name}: expected targets for the {n} time steps of {x_name}[{k}], got {y}")
             if len(y) != n:
-                raise ValueError(f"{name}[{k}]: expected {n} time steps as in {x_name}[{k}], got {len(y)}")
+                single = len(y) in (1, config.output_size) and {len(y) for y in ys} == {len(y)}
+                advice = ONE_EACH if single else ""
+                raise ValueError(f"{name}[{k}]: expected {n} time steps as in {x_name}[{k}], got {len(y)}{advice}")
     if isinstance(ys, list):
         if config.target == "last" or len({y.shape[1:] for y in ys}) > 1:
             raise ValueError(f"{name}: expected targets of one shape, got {sorted({y.shape for y in ys})}")
@@ -555,12 +602,19 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
     classes, rank, given = config.output_size, real.ndim, ys
     if ys.ndim == rank + 2 and ys.shape[-1] == 1:
         ys = ys[..., 0]
+    if ys.ndim == rank + 1 and ys.shape[-1] == 1 and config.loss == "cross_entropy":  # ids as Keras has them
+        ys = ys[..., 0]
     if ys.ndim == rank and config.loss == "cross_entropy":
         return _class_ids(name, ys, classes)
     if ys.ndim == rank and classes == 1:
         ys = ys[..., None]
     if ys.ndim != rank + 1 or ys.shape[-1] != classes:
-        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}")
+        advice = ""
+        if config.loss == "mse" and ys.ndim in (rank, rank + 1):
+            advice = f"; a network for them has output_size={1 if ys.ndim == rank else ys.shape[-1]}"
+        elif config.target == "last" and ys.ndim == 2:
+            advice = "; a network that has a target for each time step is made with target='each'"
+        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}{advice}")
     ys = _finite(name, ys)
     if config.loss == "mse":
         return ys

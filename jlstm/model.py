@@ -242,7 +242,8 @@ def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
     """
     if not isinstance(params, ModelParams):
         raise TypeError(f"params: expected ModelParams, got {describe(params)}")
-    return tuple(LSTM.zero_state(layer, (size("batch", batch),)) for layer in params.layers)
+    layers = jax.tree.map(jnp.asarray, params.layers)
+    return tuple(LSTM.zero_state(layer, (size("batch", batch),)) for layer in layers)
 
 
 def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:

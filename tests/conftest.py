@@ -12,7 +12,7 @@ settings.register_profile("quick", max_examples=100, derandomize=True, deadline=
 settings.load_profile("quick")
 
 # Programs, not tests: collecting their doctests would run them.
-collect_ignore_glob = ["documented_*.py", "benchmarks/*"]
+collect_ignore_glob = ["documented_*.py", "spreading.py", "benchmarks/*"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -112,13 +112,28 @@ def test_x_of_two_features(x):
 
 
 def test_x_of_one_step_or_one_sequence():
-    assert_is(as_batch([[0.5]], [[2]], ONE).xs, [[[0.5]]], np.float32)
-    assert_is(as_batch(X[:, :1], IDS[:, :1], ONE).xs, X[:, :1, None], np.float32)
+    assert_is(as_batch([[[0.5]]], [[2]], ONE).xs, [[[0.5]]], np.float32)
+    assert_is(as_batch(X[:, :1, None], IDS[:, :1], ONE).xs, X[:, :1, None], np.float32)
+    assert_is(as_batch(list(X[:, :1]), IDS[:, :1], ONE).xs, X[:, :1, None], np.float32)
+
+
+@pytest.mark.parametrize("x", [X[:, :1], X[:, :1].tolist(), [[0.5]]], ids=["an array", "lists", "a number"])
+@pytest.mark.parametrize("config", [ONE, LAST], ids=["each", "last"])
+def test_x_that_may_be_one_sequence_or_many_of_one_step_is_refused(x, config):
+    """To train it was the one, to predict the other."""
+    message = rf"^X: .* got shape \({len(x)}, 1\), which may be one sequence, X\[None\], or .*, X\[:, None\]"
+    with pytest.raises(ValueError, match=message):
+        as_batch(x, [0] * len(x), config)
 
 
 ACCEPTED_Y = {
     "ids": (ONE, IDS, IDS),
     "ids in uint8": (ONE, IDS.astype(np.uint8), IDS),
+    "ids in whole floats": (ONE, IDS.astype(float), IDS),
+    "ids in bool, of two classes": (LSTMConfig(1, 4, 2), IDS > 0, IDS > 0),
+    "ids as columns": (ONE, IDS[..., None], IDS),
+    "ids as columns, one a sequence": (LAST, IDS[:, :1], IDS[:, 0]),
+    "ids as objects": (ONE, IDS.astype(object), IDS),
     "ids in big-endian": (ONE, IDS.astype(">i8"), IDS),
     "ids in jax": (ONE, jnp.asarray(IDS), IDS),
     "ids in nested lists": (ONE, IDS.tolist(), IDS),
@@ -260,8 +275,8 @@ EVIL = {
     "list with None": lambda: [None, [0, 1]],
     "list with a string": lambda: [[0, 1], [0, "1"]],
     "objects": lambda: np.array([[0, None], [1, 1]], object),
-    "objects that are integers": lambda: IDS.astype(object),
-    "object array of arrays": lambda: np.array([np.zeros(2), np.zeros(3)], object),
+    "objects of which one is a string": lambda: np.array([[0, "1"], [1, 1]], object),
+    "object array of strings": lambda: np.array(["a", np.zeros(3)], object),
     "structured array": lambda: np.zeros((2, 2), [("a", float), ("b", int)]),
     "complex array": lambda: X.astype(complex),
     "list of complex numbers": lambda: [[0j, 1], [1, 0]],
@@ -347,9 +362,48 @@ def test_x_that_does_not_fit(config, x, error, name, expected, got):
         "one sequence less": (ONE, IDS[:1], ValueError, "Y", "the 2 sequences of X", "shape (1, 2)"),
         "a step more in one": (ONE, [[0, 1], [0, 1, 2]], ValueError, "Y[1]", "2 time steps as in X[1]", "3"),
         "a step less in all": (ONE, IDS[:, :1], ValueError, "Y[0]", "2 time steps as in X[0]", "1"),
-        "one a sequence": (ONE, IDS[0], ValueError, "Y", "the 2 sequences of X", "shape (2,)"),
+        "one a sequence": (ONE, IDS[0], ValueError, "Y", "each time step", "shape (2,); a network"),
+        "a column": (
+            ONE,
+            IDS[:, :1],
+            ValueError,
+            "Y[0]",
+            "2 time steps as in X[0]",
+            "1; a network that has one target",
+        ),
+        "one-hot, one a sequence": (
+            ONE,
+            HOT[0],
+            ValueError,
+            "Y[0]",
+            "2 time steps",
+            "3; a network that has one target",
+        ),
+        "each, of last": (
+            LAST,
+            IDS,
+            ValueError,
+            "Y",
+            "[N]",
+            "shape (2, 2); a network that has a target for each time step",
+        ),
+        "two values of one": (
+            MSE,
+            np.ones((2, 2, 2)),
+            ValueError,
+            "Y",
+            "[N, T, 1]",
+            "shape (2, 2, 2); a network for them has output_size=2",
+        ),
+        "one value of two": (
+            MSE2,
+            np.ones((2, 2)),
+            ValueError,
+            "Y",
+            "[N, T, 2]",
+            "shape (2, 2); a network for them has output_size=1",
+        ),
         "a number among lists": (ONE, [[0, 1], 2], (ValueError, TypeError), "Y", "", ""),
-        "ids as columns": (ONE, IDS[..., None], ValueError, "Y", "class ids [N, T]", "shape (2, 2, 1)"),
         "two classes of three": (ONE, HOT[..., :2], ValueError, "Y", "[N, T, 3]", "shape (2, 2, 2)"),
         "classes that differ": (ONE, [HOT[0], HOT[1, :, :2]], ValueError, "Y", "one shape", "[(2, 2), (2, 3)]"),
         "five axes": (ONE, HOT[..., None, None], ValueError, "Y", "[N, T, 3]", "shape (2, 2, 3, 1, 1)"),
@@ -357,8 +411,15 @@ def test_x_that_does_not_fit(config, x, error, name, expected, got):
         "id too high": (ONE, IDS + 1, ValueError, "Y", "class ids from 0 to 2", "3"),
         "id beyond int32": (ONE, IDS + 2**32, ValueError, "Y", "class ids from 0 to 2", "4294967298"),
         "id negative": (ONE, IDS - 1, ValueError, "Y", "class ids from 0 to 2", "-1"),
-        "ids in float": (ONE, IDS * 1.0, TypeError, "Y", "class ids as integers", "float64"),
-        "ids in bool": (ONE, IDS > 0, TypeError, "Y", "class ids as integers", "bool"),
+        "ids in float": (ONE, IDS * 0.5, TypeError, "Y", "class ids as integers", "float64, 0.5 among them"),
+        "ids in bool": (
+            ONE,
+            IDS > 0,
+            TypeError,
+            "Y",
+            "class ids as integers",
+            "booleans, which name 2 classes and not 3",
+        ),
         "probabilities below 0": (ONE, 3 * HOT - 2 / 3, ValueError, "Y", "probabilities, each from 0 up", ""),
         "probabilities of sum 2": (ONE, 2 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
         "no class": (ONE, 0 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
@@ -447,7 +508,7 @@ def test_a_batch_of_one_feature_is_advised_only_where_it_fits(x):
         ),
         "a sequence more": (ONE, PREDICTIONS, [[0, 1]] * 3, ValueError, "targets", "2 sequences", "shape (3, 2)"),
         "id too high": (ONE, PREDICTIONS[0], [0, 3], ValueError, "targets", "class ids from 0 to 2", "3"),
-        "ids in float": (ONE, PREDICTIONS[0], [0.0, 2.0], TypeError, "targets", "class ids as integers", "float64"),
+        "ids in float": (ONE, PREDICTIONS[0], [0.0, 0.5], TypeError, "targets", "class ids as integers", "float64"),
         "no steps": (ONE, PREDICTIONS[0, :0], IDS[0, :0], ValueError, "predictions", "time step", ""),
         "no steps, mse": (MSE, np.zeros((0, 1, 1)), X[0, :0], ValueError, "predictions", "time step", ""),
     },
@@ -507,7 +568,7 @@ def test_rank_decides_what_predict_is_asked_of_tokens(x, kind, expected):
         "beyond the last": (IDS + 2, ValueError, "", "class ids from 0 to 3", "4"),
         "negative": (IDS - 1, ValueError, "", "class ids from 0 to 3", "-1"),
         "one-hot": (np.eye(4, dtype=int)[IDS], ValueError, "", "[N, T]", "shape (2, 2, 4)"),
-        "a column": (IDS[..., None], ValueError, "", "[N, T]", "shape (2, 2, 1)"),
+        "two columns": (HOT[..., :2], ValueError, "", "[N, T]", "shape (2, 2, 2)"),
         "no step": (IDS[:, :0], ValueError, "", "at least one", "shape (2, 0)"),
         "no sequence": (IDS[:0], ValueError, "", "", ""),
         "in a list: floats": ([np.array([0.5]), np.array([0, 1])], TypeError, "[0]", "class ids", "float64"),
@@ -521,7 +582,7 @@ def test_tokens_that_do_not_fit(x, error, name, expected, got):
         as_batch(x, IDS, TOKENS)
 
 
-@pytest.mark.parametrize("x", [3, [0.5], [[[0]]], [4], [np.array([0]), np.array([4])], []], ids=str)
+@pytest.mark.parametrize("x", [3, [0.5], [[[0, 1]]], [4], [np.array([0]), np.array([4])], []], ids=str)
 def test_tokens_predict_can_not_be_asked_about(x):
     with pytest.raises((TypeError, ValueError), match=r"^x(\[\d\])?: expected .*, got "):
         as_sequences(x, TOKENS)
@@ -634,7 +695,7 @@ def test_every_form_of_ids(ids):
     {
         "as long as the text": ((TEXT, 23), ValueError, "ids", "more than length = 23", "23"),
         "no text": (([], 1), ValueError, "ids", "more than length = 1", "0"),
-        "two axes": ((IDS, 1), ValueError, "ids", "one axis", "shape (2, 2)"),
+        "two axes": ((IDS, 1), ValueError, "ids", "one long text", "shape (2, 2)"),
         "negative id": ((TEXT - 1, 4), ValueError, "ids", "class ids from 0", "-1"),
         "id beyond int32": ((TEXT + 2**32, 4), ValueError, "ids", "class ids from 0", "429496"),
         "floats": ((TEXT / 5, 4), TypeError, "ids", "class ids as integers", "float64"),
@@ -694,7 +755,7 @@ def test_streams_are_a_pytree_of_the_ids_that_passes_through_jit():
     {
         "as long as the text": ((TEXT, 1, 23), ValueError, "ids", "more than streams * length = 1 * 23 = 23", "23"),
         "too many": ((TEXT, 24, 1), ValueError, "ids", "more than streams * length = 24 * 1 = 24", "23"),
-        "two axes": ((IDS, 1, 1), ValueError, "ids", "one axis", "shape (2, 2)"),
+        "two axes": ((IDS, 1, 1), ValueError, "ids", "one long text", "shape (2, 2)"),
         "negative id": ((TEXT - 1, 2, 4), ValueError, "ids", "class ids from 0", "-1"),
         "floats": ((TEXT / 5, 2, 4), TypeError, "ids", "class ids as integers", "float64"),
         "a string": (("to be", 1, 2), TypeError, "ids", "", "strings"),
@@ -967,3 +1028,46 @@ def test_whatever_is_handed_in_is_a_batch_or_an_error_that_names_it(drawn):
 def test_whatever_is_handed_in_for_long(drawn):
     check_batch_or_error(*drawn)
     check_sequences_or_error(*drawn[:2])
+
+
+# Arrays of objects
+
+
+def boxed(*sequences):
+    """As `numpy.load` and what splits data into parts give sequences of different length."""
+    array = np.empty(len(sequences), object)
+    array[:] = sequences
+    return array
+
+
+def test_an_object_array_of_sequences_is_a_list_of_them():
+    sequences, targets = [np.array([0.5, 1.0]), np.array([2.0])], [np.array([0, 2]), np.array([1])]
+    batch, expected = as_batch(boxed(*sequences), boxed(*targets), ONE), as_batch(sequences, targets, ONE)
+    for got, wanted in zip(batch, expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    found, kind = as_sequences(boxed(*sequences), ONE)
+    assert (kind, [len(sequence) for sequence in found]) == ("list", [2, 1])
+    table = as_batch(X.astype(object), IDS, ONE)  # as a table of several kinds of columns gives numbers
+    assert_is(table.xs, X[..., None], np.float32)
+
+
+def test_tokens_as_keras_has_them():
+    batch = as_batch(IDS[..., None], IDS, TOKENS)
+    assert_is(batch.xs, IDS, np.int32)
+    assert_is(as_batch(IDS.astype(float), IDS, TOKENS).xs, IDS, np.int32)
+    assert_is(as_sequences(IDS[..., None], TOKENS)[0], IDS, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("x", "config", "advice"),
+    [
+        (X[0], ONE, r"; write X\[None\] for one sequence"),
+        (X, TWO, r"; write X\[None\] for one sequence, X\[:, None\] for 2 of one step"),
+        (np.ones((2, 3)), TWO, "; a network that reads one feature has input_size=1"),
+        (np.ones((2, 3, 4)), TWO, "; a network for them has input_size=4"),
+    ],
+    ids=["one sequence", "one of two features", "one feature", "four features"],
+)
+def test_the_remedy_is_named(x, config, advice):
+    with pytest.raises(ValueError, match=f"^X: expected .*, got shape .*{advice}"):
+        as_batch(x, np.zeros(len(x), int), config)

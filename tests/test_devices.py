@@ -1,6 +1,7 @@
 """One device a core: the same network on several devices as on one, in processes of their own."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,13 @@ def test_training_and_prediction_agree_with_one_device(learned):
 def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
     for name in learned_on_one_device():
         np.testing.assert_array_equal(learned[name], learned[f"again {name}"], err_msg=name)
+
+
+def test_one_update_however_jax_spreads_the_work():
+    """With lengths, tokens, a carried state, dropout and segments, on two and three devices with uneven real steps."""
+    found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3); spreading.main()"))
+    assert len(found) == 4 * 5 + 2 * 6 * 2 + 2
+    assert {way: distance for way, distance in found.items() if not distance <= 1e-5} == {}
 
 
 def test_batch_is_split_over_the_devices():

@@ -1,0 +1,182 @@
+"""The program of a process with several devices: one update, and whatever else, by every way in which JAX spreads work.
+
+It writes how far each is from what one device gives, as JSON.
+"""
+
+import functools
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jlstm
+from jlstm import Batch, LSTMConfig
+from jlstm.gradcheck import random_problem
+from jlstm.losses import summed_loss
+
+CONFIG, ROWS, TIME = LSTMConfig(3, 4, 5, layers=2), 6, 5
+PROBLEMS = {
+    "plain": {},
+    "values at the end": {"loss": "mse", "target": "last"},
+    "everything": {"inputs": "tokens", "dropout": 0.5, "segment": 2},
+}
+
+
+def problem(name):
+    given = random_problem(replace(CONFIG, **PROBLEMS[name]), ROWS, TIME)
+    if name == "plain":
+        return given | {"state": None, "lengths": None}
+    return given | {"lengths": np.array([5, 1, 2, 0, 4, 3])}  # of 3 devices, one has 1 + 5, one 2 + 0, one 4 + 3
+
+
+def mesh(devices, kind):
+    return jax.make_mesh((devices,), ("b",), axis_types=(kind,), devices=jax.devices()[:devices])
+
+
+def by_shard_map(typed, function, devices, in_specs, out_specs):
+    spread = mesh(devices, AxisType.Auto)
+    return jax.jit(jax.shard_map(function, mesh=spread, in_specs=in_specs, out_specs=out_specs, check_vma=typed))
+
+
+def by_vmap(function, devices, *arguments):
+    """Map over pieces of what is split, and put the state together again."""
+    params, *rest = arguments
+    pieces = jax.tree.map(lambda array: array.reshape(devices, -1, *array.shape[1:]), rest)
+    mapped = jax.vmap(function, axis_name="b", in_axes=(None, 0, 0), out_axes=(None, None, 0))
+    params, loss, memory = jax.jit(mapped)(params, *pieces)
+    return params, loss, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), memory)
+
+
+def by_jit(kind, function, devices, params, *rest):
+    spread = mesh(devices, kind)
+    rest = jax.device_put(rest, NamedSharding(spread, P("b")))
+    if kind == AxisType.Auto:
+        return jax.jit(function)(params, *rest)
+    with jax.set_mesh(spread):
+        return jax.jit(function)(params, *rest)
+
+
+def far(got, expected):
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+    return max(float(np.abs(np.asarray(one) - np.asarray(other)).max()) for one, other in pairs)
+
+
+def updates(name, devices):
+    """One update of SGD by every way; each shard draws dropout's masks of its own, as `by_hand` does."""
+    given = problem(name)
+    batch = Batch(*(None if given[part] is None else jnp.asarray(given[part]) for part in ("xs", "ys", "lengths")))
+
+    def update(axis, params, memory, batch):
+        init, step = jlstm.trainer(given["config"], optax.sgd(1.0), axis_name=axis)
+        state, loss = step(init(params, jax.random.key(1))._replace(memory=memory), batch)
+        return state.params, loss, state.memory
+
+    mapped, alone = functools.partial(update, "b"), functools.partial(update, None)
+    arguments = given["params"], given["state"], batch
+    specs = (P(), P("b"), P("b")), (P(), P(), P("b"))
+    found = {
+        "shard_map": by_shard_map(True, mapped, devices, *specs)(*arguments),
+        "shard_map, untyped": by_shard_map(False, mapped, devices, *specs)(*arguments),
+        "vmap": by_vmap(mapped, devices, *arguments),
+    }
+    whole = {
+        "jit, Auto": by_jit(AxisType.Auto, alone, devices, *arguments),
+        "jit, Explicit": by_jit(AxisType.Explicit, alone, devices, *arguments),
+    }
+    expected = by_hand(given, devices), by_hand(given, 1)
+    return {way: far(got, expected[way in whole]) for way, got in (found | whole).items()}
+
+
+def by_hand(given, shards):
+    """The update on one device: the gradient of the sum over all shards by the number of their real steps."""
+    rows, key = ROWS // shards, jax.random.fold_in(jax.random.key(1), 0)
+
+    def loss(params):
+        total, real, states = 0, 0, []
+        for shard in range(shards):
+            part = {name: given[name] for name in ("xs", "ys", "state", "lengths")}
+            part = jax.tree.map(lambda array, first=rows * shard: array[first : first + rows], part)
+            of_shard = jax.random.fold_in(key, shard)
+            added, (steps, state) = summed_loss(params, config=given["config"], key=of_shard, **part)
+            total, real, states = total + added, real + steps, [*states, state]
+        return total / real, jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
+
+    (loss, state), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given["params"])
+    params = jax.tree.map(jnp.subtract, given["params"], grads)
+    return params, loss, None if given["state"] is None else state
+
+
+def functions(name, devices):
+    """The pure functions on shards of a batch: typed, and on an Explicit mesh."""
+    given, found = problem(name), {}
+    params, config = given["params"], given["config"]
+    rest = given["xs"], given["ys"], given["state"], given["lengths"]
+
+    def gradient(params, xs, ys, state, lengths):
+        return jax.grad(lambda p: summed_loss(p, xs, ys, config, state=state, lengths=lengths)[0])(params)
+
+    def first(params, xs, state):
+        return jlstm.zero_state(params, xs.shape[0]) if state is None else state
+
+    def summed(*arguments):
+        return lax.psum(sums["summed_loss"](*arguments), "b")
+
+    splits = {
+        "forward": lambda p, xs, ys, state, lengths: jlstm.forward(p, xs, config, state, lengths),
+        "unroll": lambda p, xs, ys, state, lengths: jlstm.unroll(p.layers[0], xs, lengths=lengths, segment=2),
+        "step": lambda p, xs, ys, state, lengths: jlstm.step(p, xs[:, 0], config, first(p, xs, state)),
+        "lstm_cell": lambda p, xs, ys, state, lengths: jlstm.lstm_cell(p.layers[0], first(p, xs, state)[0], xs[:, 0]),
+    }
+    sums = {
+        "summed_loss": lambda p, xs, ys, state, lengths: (
+            summed_loss(p, xs, ys, config, state=state, lengths=lengths)[0],
+            summed_loss(p, xs, ys, config, state=state, lengths=lengths)[1][0],
+        ),
+        "gradient": gradient,
+    }
+    for kind, function in (splits | sums).items():
+        shared = summed if kind == "summed_loss" else function  # typed, JAX sums the gradient by itself
+        specs = (P(), *[P("b")] * 4), P("b") if kind in splits else P()
+        expected = function(params, *rest)
+        found[f"{kind}, shard_map"] = far(by_shard_map(True, shared, devices, *specs)(params, *rest), expected)
+        found[f"{kind}, Explicit"] = far(by_jit(AxisType.Explicit, function, devices, params, *rest), expected)
+    return found
+
+
+def line_search(devices):
+    """An optimiser that asks for the loss as a function of the parameters, on shards as on one device."""
+    given = problem("values at the end")
+    batch = Batch(*(jnp.asarray(given[part]) for part in ("xs", "ys", "lengths")))
+
+    def two_steps(axis, params, batch):
+        init, step = jlstm.trainer(given["config"], optax.lbfgs(), axis_name=axis)
+        state = init(params, jax.random.key(1))
+        losses = []
+        for _ in range(2):
+            state, loss = step(state, batch)
+            losses.append(loss)
+        return state.params, jnp.stack(losses)
+
+    expected = jax.jit(functools.partial(two_steps, None))(given["params"], batch)
+    found = {}
+    for typed in (True, False):
+        spread = by_shard_map(typed, functools.partial(two_steps, "b"), devices, (P(), P("b")), (P(), P()))
+        found[f"lbfgs, shard_map{'' if typed else ', untyped'}"] = far(spread(given["params"], batch), expected)
+    return found
+
+
+def main():
+    found = {}
+    for name, devices in [*((name, 2) for name in PROBLEMS), ("everything", 3)]:
+        for way, distance in updates(name, devices).items():
+            found[f"update, {name}, {devices} devices, {way}"] = distance
+    for name in ("plain", "everything"):
+        for way, distance in functions(name, 2).items():
+            found[f"{name}, {way}"] = distance
+    print(json.dumps(found | line_search(2)))
