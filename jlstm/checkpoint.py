@@ -2,11 +2,11 @@
 
 The format, version 1, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
 `jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 1, "config" has the fields of `LSTMConfig`,
-"vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false, and "dtypes" has
-the dtype of each array by its name: float16, bfloat16, float32 or float64. All other members are arrays in NumPy's
-format 1.0, little-endian and in C order: for each layer k from 0 up `layers[k].weight_ih.npy`,
-`layers[k].weight_hh.npy` and `layers[k].bias.npy`, then `readout.weight.npy` and `readout.bias.npy`. A bfloat16 array
-is stored as its bits, in uint16; they are the upper half of a float32's.
+"vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false, "trained_on" says
+so in a few words, where it is there, and "dtypes" has the dtype of each array by its name: float16, bfloat16, float32
+or float64. All other members are arrays in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up
+`layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy`, then `readout.weight.npy` and
+`readout.bias.npy`. A bfloat16 array is stored as its bits, in uint16; they are the upper half of a float32's.
 
     file = numpy.load("model.npz")
     about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
@@ -57,12 +57,14 @@ class Saved(NamedTuple):
         config: the network.
         vocabulary: a string whose k-th character is class id k; None for a network that reads no text.
         apply_softmax: whether `predict` returns probabilities instead of logits.
+        trained_on: what the network was trained on, in a few words; empty where nobody knows.
     """
 
     params: ModelParams
     config: LSTMConfig
     vocabulary: str | None
     apply_softmax: bool
+    trained_on: str = ""
 
 
 def save(path: str | os.PathLike[str], saved: Saved) -> None:
@@ -129,7 +131,7 @@ def _encode(saved: Saved) -> memoryview:
     """Return the bytes of the file, or raise an error that says what can't be saved."""
     if not isinstance(saved, Saved) or not isinstance(saved.config, LSTMConfig):
         raise TypeError(f"saved: expected a Saved with an LSTMConfig, got {reprlib.repr(saved)}")
-    _check(saved.config, saved.vocabulary, saved.apply_softmax)
+    _check(saved.config, saved.vocabulary, saved.apply_softmax, saved.trained_on)
     alike("params", saved.params, params_shapes(saved.config))
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
     for name, array in arrays.items():
@@ -142,6 +144,7 @@ def _encode(saved: Saved) -> memoryview:
         "config": asdict(saved.config),
         "vocabulary": saved.vocabulary,
         "apply_softmax": saved.apply_softmax,
+        "trained_on": saved.trained_on,
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
     }
     # Python's strings may hold half a surrogate pair, which strict UTF-8 has no bytes for.
@@ -234,14 +237,14 @@ def _decode(file: BinaryIO) -> Saved:
     if hidden * (inputs + layers * hidden + outputs) > size or layers > len(members):
         sizes = f"sizes {inputs}, {hidden}, {outputs} and {layers} layers"
         raise ValueError(f"config: expected a network that fits into {size} bytes, got {sizes}")
-    _check(config, about["vocabulary"], about["apply_softmax"])
+    _check(config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
     expected = params_shapes(config)
     shapes, dtypes = _by_name(expected), about["dtypes"]
     _check_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
     _check_names("dtypes", dtypes, list(shapes))
     arrays = [_array(archive, name, shapes[name].shape, dtypes[name]) for name in shapes]
     params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
-    return Saved(params, config, about["vocabulary"], about["apply_softmax"])
+    return Saved(params, config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
 
 
 def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -258,7 +261,8 @@ def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
     if type(version) is not int or version != VERSION:
         newer = ", written by a newer jlstm" if type(version) is int and version > VERSION else ""
         raise ValueError(f"version: expected {VERSION}, got {reprlib.repr(version)}{newer}")
-    _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "dtypes"])
+    about = {"trained_on": "", **about}  # the first files have none
+    _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "dtypes"])
     return about
 
 
@@ -287,7 +291,9 @@ def _by_name(params: ModelParams) -> dict[str, Any]:
     return {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
-def _check(config: LSTMConfig, vocabulary: Any, apply_softmax: Any) -> None:
+def _check(config: LSTMConfig, vocabulary: Any, apply_softmax: Any, trained_on: Any) -> None:
+    if not isinstance(trained_on, str):
+        raise TypeError(f"trained_on: expected a string, got {reprlib.repr(trained_on)}")
     if not isinstance(apply_softmax, bool):
         raise TypeError(f"apply_softmax: expected True or False, got {reprlib.repr(apply_softmax)}")
     if apply_softmax and config.loss == "mse":

@@ -6,7 +6,7 @@ Shapes and dtypes are known while a function is traced, so to check them costs n
 import math
 import reprlib
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -206,12 +206,18 @@ def describe(value: Any) -> str:
     return reprlib.repr(value)
 
 
-class class_only(classmethod):
-    """A class method that an instance does not have, as it makes another one and leaves the instance as it was."""
+if TYPE_CHECKING:
+    class_only = classmethod
+else:
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Return the method of the class."""
-        if instance is not None:
-            name, kind = self.__func__.__name__, type(instance).__name__
-            raise AttributeError(f"{name}: makes a new {kind} and leaves this one as it is; write {kind}.{name}(...)")
-        return super().__get__(instance, owner)
+    class class_only(classmethod):
+        """A class method that an instance does not have, as it makes another one and leaves the instance as it was."""
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            """Return the method of the class."""
+            if instance is not None:
+                name, kind = self.__func__.__name__, type(instance).__name__
+                raise AttributeError(
+                    f"{name}: makes a new {kind} and leaves this one as it is; write {kind}.{name}(...)"
+                )
+            return super().__get__(instance, owner)

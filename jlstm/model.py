@@ -36,6 +36,7 @@ __all__ = [
     "read_out",
     "scores_of",
     "step",
+    "summary",
     "zero_state",
 ]
 
@@ -160,6 +161,24 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
     # All in one draw: to compile one takes 0.3 s.
     normal = jax.random.normal(prng_key("key", key), (sum(_counts(config)),), jnp.promote_types(dtype, jnp.float32))
     return jax.tree.map(lambda array: array.astype(dtype), _from_draws(normal, config))
+
+
+def summary(config: LSTMConfig) -> str:
+    """Return a network's size in a few words.
+
+    Args:
+        config: the network.
+
+    Returns:
+        Its layers and how many numbers its parameters are.
+
+    Example:
+        >>> summary(LSTMConfig(input_size=1, hidden_size=8, output_size=3))
+        '1 LSTM layer of 8 units, 347 parameters'
+    """
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params_shapes(config)))
+    layers = f"{config.layers} LSTM layer{'s' * (config.layers > 1)}"
+    return f"{layers} of {config.hidden_size} units, {numbers:,} parameters"
 
 
 def draw_params(seed: int, config: LSTMConfig) -> ModelParams:

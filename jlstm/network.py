@@ -11,10 +11,10 @@ from jax import Array
 from jax.tree_util import keystr
 
 from jlstm.checkpoint import Saved, load, save
-from jlstm.checks import alike, real_number, switch, whole_number, whole_seed
+from jlstm.checks import alike, class_only, real_number, switch, whole_number, whole_seed
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
 from jlstm.devices import everywhere, replicate
-from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes
+from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
@@ -40,6 +40,7 @@ class _Trained(NamedTuple):
 
     state: TrainState
     history: History
+    on: str = ""
 
 
 class LSTMNetwork:
@@ -55,11 +56,13 @@ class LSTMNetwork:
         inputs: "features": sequences of numbers, `[T, I]`; "tokens": sequences of ids below I, `[T]`.
         layers: the number of LSTM layers on top of each other.
         dropout: the share of each layer's outputs that a training step leaves out, from 0 to below 1.
-        seed: the seed of the parameters and of the shuffles.
-        optimizer: a callable from a learning-rate schedule to an optax `GradientTransformation`, such as `optax.adam`
-            or `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))`; by default Adam behind clipping at norm 1.
-            Callables that compute the same are compiled once, unless they call back into Python; to find that out takes
-            20 ms where one is not found by name in a module, as a lambda is not.
+        seed: the seed of the parameters and of the shuffles; None for another one each time.
+        optimizer: a callable from a learning-rate schedule to what optax calls an optimiser, such as `optax.adam`,
+            `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))` or `lambda rate: optax.MultiSteps(
+            optax.adam(rate), 4)`; by default Adam behind clipping at norm 1. It is offered the loss, for those that
+            want it. With one that keeps other parameters for evaluation, such as `optax.contrib.schedule_free_adamw`,
+            the network predicts with those. Callables that compute the same are compiled once, unless they call back
+            into Python; to find that out takes 20 ms where one is not found by name in a module, as a lambda is not.
         batch_size: the sequences of a mini-batch; by default a fifteenth of them, at least 1 and at most 64. `Streams`
             have their own.
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
@@ -68,7 +71,8 @@ class LSTMNetwork:
         progress: whether `train` shows its progress on standard error.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type or value; the message names it.
+        TypeError, ValueError: an argument is of the wrong type or value; the message names it. One class alone is
+            refused: a network that says yes or no has two, with the ids 0 and 1.
 
     Example:
         >>> network = LSTMNetwork(1, 16, 3, apply_softmax=True, progress=False)
@@ -90,7 +94,7 @@ class LSTMNetwork:
         inputs: Literal["features", "tokens"] = "features",
         layers: int = 1,
         dropout: float = 0.0,
-        seed: int = 0,
+        seed: int | None = 0,
         optimizer: Optimizer = adam,
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
@@ -109,6 +113,12 @@ class LSTMNetwork:
         self._optimizer, self._schedule = by_what_they_compute(optimizer, schedule, params)
         self._trained = _Trained(self._fresh_state(params, jax.random.key(seed)), History())
 
+    def __repr__(self) -> str:
+        config, on = self.config, self._trained.on
+        inputs = f"{config.input_size} {config.inputs if config.input_size > 1 else config.inputs[:-1]}"
+        outputs = f"{config.output_size} {'classes' if config.loss == 'cross_entropy' else 'values'}"
+        return f"LSTMNetwork({inputs}, {summary(config)}, {outputs}{f', trained on {on}' if on else ''})"
+
     @property
     def params(self) -> ModelParams:
         """The parameters that it predicts with, as the functions take them; setting them starts the optimiser anew."""
@@ -120,7 +130,7 @@ class LSTMNetwork:
         form: Any = jax.tree.structure(alike("params", params, params_shapes(self.config)))
         leaves = jax.tree.leaves_with_path(params)
         params = jax.tree.unflatten(form, [finite_numbers(f"params{keystr(path)}", leaf) for path, leaf in leaves])
-        self._trained = self._trained._replace(state=self._fresh_state(params, self._trained.state.key))
+        self._trained = self._trained._replace(state=self._fresh_state(params, self._trained.state.key), on="")
 
     def _fresh_state(self, params: ModelParams, key: Array) -> TrainState:
         params, key = replicate((params, key), None)
@@ -158,9 +168,9 @@ class LSTMNetwork:
             learning_rate: the learning rate to start from.
             decay_rate: how much is added to the divisor of the learning rate an epoch.
             periodic_callback: called without arguments every `callback_every` epochs, between two compiled calls; it
-                may call `predict`.
-            callback_every: a number of epochs, or a part of one where an epoch takes long; by default a twenty-fifth of
-                `epochs`.
+                may call `predict`, and ends the training by raising `StopIteration`.
+            callback_every: a number of epochs, up to `epochs`, or a part of one where an epoch takes long; by default a
+                twenty-fifth of `epochs`.
             validation: `(X, Y)` or `Windows`, on which the loss is computed after each epoch.
 
         Returns:
@@ -176,8 +186,8 @@ class LSTMNetwork:
         if periodic_callback is not None and not callable(periodic_callback):
             raise TypeError(f"periodic_callback: expected a callable, got {periodic_callback!r}")
         every = epochs / 25 if callback_every is None else real_number("callback_every", callback_every)
-        if callback_every == 0:
-            raise ValueError("callback_every: expected a positive number of epochs, got 0")
+        if callback_every is not None and not 0 < every <= max(epochs, 1):
+            raise ValueError(f"callback_every: expected a positive number up to epochs = {epochs}, got {every:g}")
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
         batches = batches_of(data, batch_size)
         before = self.history
@@ -211,7 +221,8 @@ class LSTMNetwork:
                         validation_loss += (
                             evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs),
                         )
-                self._trained = _Trained(report.state, History(loss, validation_loss))
+                on = f"{sequences:,} sequences for {len(loss)} epochs"
+                self._trained = _Trained(report.state, History(loss, validation_loss), on)
                 done = report.epoch + report.part
                 if progress:
                     checked = validation_loss[len(before.validation) :]
@@ -221,6 +232,8 @@ class LSTMNetwork:
                     if progress:
                         progress.clear()
                     periodic_callback()
+        except StopIteration:  # of the callback
+            pass
         finally:
             if progress:
                 progress.close()
@@ -279,14 +292,14 @@ class LSTMNetwork:
         Raises:
             OSError: the file can't be written.
         """
-        save(path, Saved(self.params, self.config, None, self.apply_softmax))
+        save(path, Saved(self.params, self.config, None, self.apply_softmax, self._trained.on))
 
-    @classmethod
+    @class_only
     def load(
         cls,
         path: str | PathLike[str],
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         optimizer: Optimizer = adam,
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
@@ -326,6 +339,7 @@ class LSTMNetwork:
         )
         network.config = saved.config
         network.params = saved.params
+        network._trained = network._trained._replace(on=saved.trained_on)
         return network
 
     def _data(self, X: Any, Y: Any, names: tuple[str, str]) -> Any:

@@ -14,7 +14,7 @@ from jlstm import language_model
 from jlstm.checkpoint import Saved, save
 from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import random_problem
-from jlstm.language_model import CharLM, decode, encode
+from jlstm.language_model import CharLM, decode, default_dropout, encode
 from jlstm.model import LSTMConfig, forward
 from jlstm.optimizers import Rate, Schedule, cosine, evaluation_params
 
@@ -160,7 +160,7 @@ def test_nan_returns_the_best_so_far(monkeypatch):
 
     monkeypatch.setattr(language_model, "fit", diverging)
     models = []
-    with pytest.warns(UserWarning, match="the loss became NaN. The model is the best of the checks before"):
+    with pytest.warns(RuntimeWarning, match="the model is the best of the checks before:(?s:.*)the loss became NaN"):
         model = CharLM.train(TEXT, callback=lambda model, check: models.append(model), **SMALL)
     assert models == [model]
 
@@ -235,9 +235,22 @@ def test_a_model_is_itself_only(learned):
 
 def test_defaults_are_those_of_the_table_in_the_readme():
     defaults = {name: p.default for name, p in inspect.signature(CharLM.train).parameters.items()}
-    measured = {"hidden_size": 384, "layers": 2, "dropout": 0.45, "epochs": 20, "learning_rate": 0.003}
+    measured = {"hidden_size": 384, "layers": 2, "dropout": None, "epochs": 20, "learning_rate": 0.003}
     measured |= {"weight_decay": 0.05, "streams": 32, "window": 64, "seed": 0, "check_every": 1}
     assert defaults.items() >= measured.items()
+    shakespeare = LSTMConfig(65, 384, 65, inputs="tokens", layers=2)
+    assert default_dropout(shakespeare, characters=1_003_854, epochs=20) == 0.45
+
+
+def test_default_dropout_is_for_long_trainings_of_large_networks():
+    small, large = (LSTMConfig(65, hidden, 65, inputs="tokens", layers=2) for hidden in (128, 384))
+    assert default_dropout(small, 200_000, epochs=10) < 0.1
+    assert default_dropout(large, 200_000, epochs=10) < 0.1
+    assert default_dropout(small, 1_000_000, epochs=20) < 0.1
+    assert default_dropout(large, 10**9, epochs=10**6) < 0.1  # it can't learn that by heart
+    assert default_dropout(large, 10**6, epochs=10**6) == 0.45
+    model = CharLM.train(TEXT, **SMALL | {"dropout": None})
+    assert model.config.dropout == default_dropout(model.config, len(TEXT), 3)
 
 
 def test_file_of_a_network_without_vocabulary_is_refused(tmp_path):
@@ -319,3 +332,96 @@ def test_training_mistakes_are_told(changes, error, message):
 def test_mistakes_are_told(learned, call, error, message):
     with pytest.raises(error, match=message):
         call(learned[0])
+
+
+# Called in other ways
+
+
+def test_a_callback_that_raises_stop_iteration_ends_the_training():
+    def callback(model, check):
+        models.append(model)
+        if check.epoch == 2:
+            raise StopIteration
+
+    models = []
+    assert CharLM.train(TEXT, callback=callback, **SMALL) is models[-1]
+    assert len(models) == 2
+
+
+def test_an_error_in_the_callback_leaves_the_best_model():
+    def callback(model, check):
+        models.append(model)
+        if check.epoch == 2:
+            raise OSError("the disk is full")
+
+    models = []
+    with pytest.warns(RuntimeWarning, match="ended early(?s:.*)callback(?s:.*)OSError: the disk is full"):
+        model = CharLM.train(TEXT, callback=callback, **SMALL)
+    assert model is models[-1]
+
+
+@pytest.mark.parametrize("method", ["train", "load"])
+def test_what_makes_a_model_is_the_class_s_alone(learned, method):
+    model, _ = learned
+    with pytest.raises(
+        AttributeError, match=rf"^{method}: makes a new CharLM and leaves this one .*; write CharLM\.{method}"
+    ):
+        getattr(model, method)(TEXT)
+
+
+def test_prompts_of_different_length_are_written_on_from_as_if_each_were_alone(learned):
+    model, _ = learned
+    prompts = ["to be or ", "t", "that is the question: to be"]
+    alone = [model.generate(prompt, 20, temperature=0) for prompt in prompts]
+    assert model.generate(prompts, 20, temperature=0) == alone
+    samples = model.generate(prompts, 20, samples=2)
+    assert [[len(text) for text in texts] for texts in samples] == [[20, 20]] * 3
+    assert samples[0][0] == model.generate(prompts[0], 20)
+    for prompt, message in (([], "prompt: expected at least one"), (["t", ""], r"prompt\[1\]: expected at least one")):
+        with pytest.raises(ValueError, match=message):
+            model.generate(prompt, 5)
+    with pytest.raises(TypeError, match=r"prompt\[1\]: expected a string, got int"):
+        model.generate(["t", 3], 5)
+
+
+def test_samples_begin_with_the_text_that_there_is_without(learned):
+    model, _ = learned
+    one, three = model.generate("to be", 40, seed=3), model.generate("to be", 40, seed=3, samples=3)
+    assert three[0] == one
+    assert len(set(three)) == 3
+
+
+def test_no_seed_is_another_one_each_time(learned):
+    model, _ = learned
+    assert model.generate("to be", 40) == model.generate("to be", 40)
+    texts = {model.generate("to be", 40, temperature=2, seed=None) for _ in range(3)}
+    texts |= {"".join(model.stream("to be", 40, temperature=2, seed=None))}
+    assert len(texts) == 4
+
+
+def test_a_model_shows_in_one_line_what_it_is(learned, tmp_path):
+    model, _ = learned
+    line = "CharLM(16 characters, 1 LSTM layer of 32 units, 6,800 parameters, trained on 504 characters for "
+    assert repr(model).startswith(line)
+    model.save(tmp_path / "model.npz")
+    assert repr(CharLM.load(tmp_path / "model.npz")) == repr(model)
+
+
+def test_texts_that_are_none_are_told_apart(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    cases = [
+        (
+            str(path),
+            ValueError,
+            r"text: expected the text itself, got the name of a file; write open\('.*'\)\.read\(\)",
+        ),
+        (path, TypeError, r"text: expected the text itself as a string, got a path; write path\.read_text\(\)"),
+        (TEXT, ValueError, r"text: expected more than streams \* window = 32 \* 64 .*; it is enough for streams=7$"),
+        ("to be", ValueError, r"text: expected more than .*; it is enough for streams=1, window=4$"),
+        ("a" * 5000, ValueError, "text: expected at least two different characters, got only 'a'"),
+    ]
+    for text, error, message in cases:
+        with pytest.raises(error, match=message):
+            CharLM.train(text, progress=False)
+    assert CharLM.train(TEXT, **SMALL | {"streams": 7, "window": 64, "epochs": 1}).trained_on.startswith("504")

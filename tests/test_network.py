@@ -1,6 +1,7 @@
 """The documented class: what it takes, what it gives back, what it keeps, and what it says when something is wrong."""
 
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -499,8 +500,8 @@ def test_parameters_that_do_not_fit_are_refused(bias, message):
 
 @pytest.mark.parametrize(
     ("epochs", "every", "least", "most"),
-    [(250, None, 24, 26), (3, None, 3, 6), (7, 2, 3, 3), (7, 1, 7, 7), (2, 0.5, 2, 4), (2, 3, 0, 0)],
-    ids=["250 epochs", "3 epochs", "every 2 of 7", "every 1 of 7", "every half of 2", "every 3 of 2"],
+    [(250, None, 24, 26), (3, None, 3, 6), (7, 2, 3, 3), (7, 1, 7, 7), (2, 0.5, 2, 4), (2, 2, 1, 1)],
+    ids=["250 epochs", "3 epochs", "every 2 of 7", "every 1 of 7", "every half of 2", "every 2 of 2"],
 )
 def test_callback_is_called_now_and_then(epochs, every, least, most):
     net, calls = new(), []
@@ -658,13 +659,18 @@ BAD_TRAINING = {
     "X a list with NaN": (([X[0], X[1] * np.inf], Y[:2]), {}, ValueError, "X: expected finite numbers"),
     "Y a number": ((X, 1), {}, (TypeError, ValueError), "Y"),
     "Y strings": ((X, STRINGS), {}, TypeError, "Y"),
-    "Y floats as ids": ((X, Y.astype(float)), {}, TypeError, "Y: expected class ids as integers, got float64"),
+    "Y floats as ids": ((X, Y * 0.5), {}, TypeError, "Y: expected class ids as integers, got float64"),
     "Y beyond the classes": ((X, Y + 1), {}, ValueError, "Y: expected class ids from 0 to 2, got 3"),
     "Y negative": ((X, Y - 1), {}, ValueError, "Y: expected class ids from 0 to 2, got -1"),
     "Y of fewer sequences": ((X, Y[:-1]), {}, ValueError, "Y: expected targets for the 6 sequences of X"),
     "Y of fewer steps": ((X, Y[:, :-1]), {}, ValueError, r"Y\[0\]: expected 5 time steps as in X\[0\], got 4"),
     "Y of other lengths": ((X, LISTS[1]), {}, ValueError, r"Y\[1\]: expected 5 time steps as in X\[1\], got 1"),
-    "Y without steps": ((X, Y[:, 0]), {}, ValueError, "Y: expected targets for the 6 sequences of X"),
+    "Y without steps": (
+        (X, Y[:, 0]),
+        {},
+        ValueError,
+        "Y: expected a target for each time step, .*made with target='last'",
+    ),
     "Y of other classes": ((X, np.eye(C + 1)[Y]), {}, ValueError, r"Y: expected targets of shape .*\(6, 5, 4\)"),
     "Y no probabilities": ((X, ONE_HOT * 2), {}, ValueError, "Y: expected one-hot vectors or probabilities"),
     "Y NaN": ((X, ONE_HOT * np.nan), {}, ValueError, "Y: expected finite numbers"),
@@ -677,6 +683,13 @@ BAD_TRAINING = {
     "decay_rate -1": ((X, Y, 1, 0.1, -1.0), {}, ValueError, "decay_rate"),
     "decay_rate '0'": ((X, Y, 1, 0.1, "0"), {}, TypeError, "decay_rate"),
     "periodic_callback 5": ((X, Y, 1, 0.1, 0.0, 5), {}, TypeError, "periodic_callback: expected a callable, got 5"),
+    "callback_every 3 of 2": (
+        (X, Y, 2),
+        {"callback_every": 3},
+        ValueError,
+        "callback_every: .* up to epochs = 2, got 3",
+    ),
+    "X of one column": ((X[:, :1], Y[:, :1]), {}, ValueError, r"X: .* got shape \(6, 1\), which may be one sequence"),
     "callback_every 0": ((X, Y, 1), {"callback_every": 0}, ValueError, "callback_every: expected a positive number"),
     "callback_every -1": ((X, Y, 1), {"callback_every": -1}, ValueError, "callback_every"),
     "callback_every '1'": ((X, Y, 1), {"callback_every": "1"}, TypeError, "callback_every"),
@@ -814,7 +827,7 @@ BAD_LOSSES = {
     "targets of fewer sequences": (P, IDS[:1], ValueError, "targets: expected targets for the 2 sequences"),
     "targets of fewer steps": (P, IDS[:, :1], ValueError, r"targets\[0\]: expected 2 time steps"),
     "targets beyond the classes": (P, IDS + 1, ValueError, "targets: expected class ids from 0 to 2, got 3"),
-    "targets floats": (P, IDS * 1.0, TypeError, "targets: expected class ids"),
+    "targets floats": (P, IDS * 0.5, TypeError, "targets: expected class ids"),
     "targets None": (P, None, (TypeError, ValueError), "targets"),
     "targets a number": (P, 1, (TypeError, ValueError), "targets"),
 }
@@ -825,3 +838,72 @@ def test_predictions_and_targets_that_do_not_fit_are_refused(networks, case):
     predictions, targets, error, message = BAD_LOSSES[case]
     with pytest.raises(error, match=message):
         networks["probabilities"].loss_function(predictions, targets)
+
+
+# Called in other ways.
+
+
+def test_a_callback_that_raises_stop_iteration_ends_the_training():
+    net, calls = new(schedule=constant), []
+
+    def callback():
+        calls.append(None)
+        if len(calls) == 2:
+            raise StopIteration
+
+    history = net.train(X, Y, epochs=5, periodic_callback=callback, callback_every=1)
+    assert len(calls) == len(history.loss) == len(net.history.loss) == 2
+    same = new(schedule=constant)
+    same.train(X, Y, epochs=2)
+    assert_same_bits(net, same)
+
+
+def test_load_is_the_class_s_alone():
+    with pytest.raises(AttributeError, match=r"^load: makes a new LSTMNetwork .*; write LSTMNetwork\.load\(\.\.\.\)$"):
+        new().load("network.npz")
+    assert not hasattr(new(), "load")
+
+
+def test_one_class_alone_is_refused():
+    message = "output_size: expected at least 2 classes .*, got 1; a network that says yes or no has output_size=2"
+    with pytest.raises(ValueError, match=message):
+        LSTMNetwork(1, 4, 1)
+    assert LSTMNetwork(1, 4, 1, loss="mse", progress=False).predict([0.5]).shape == (1, 1, 1)
+
+
+def test_a_network_shows_in_one_line_what_it_is(tmp_path):
+    net = LSTMNetwork(1, 250, 50, layers=2, progress=False)
+    assert repr(net) == "LSTMNetwork(1 feature, 2 LSTM layers of 250 units, 765,550 parameters, 50 classes)"
+    net = trained(new(), X, Y, epochs=2)
+    assert repr(net).endswith(", trained on 6 sequences for 2 epochs)")
+    net.save(tmp_path / "network.npz")
+    assert repr(LSTMNetwork.load(tmp_path / "network.npz")) == repr(net)
+    net.params = net.params
+    assert "trained" not in repr(net)
+
+
+def test_no_seed_is_another_one_each_time():
+    one, other = (LSTMNetwork(1, 4, 3, seed=None, progress=False) for _ in range(2))
+    assert (one.params.readout.weight != other.params.readout.weight).any()
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "message"),
+    [
+        (
+            {"optimizer": lambda rate: 1 / 0},
+            ValueError,
+            "^optimizer: expected .*, got ZeroDivisionError: division by zero",
+        ),
+        ({"optimizer": lambda rate: None}, TypeError, "^optimizer: expected .* optax GradientTransformation, got None"),
+        ({"optimizer": lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(0.1))}, ValueError, "^optimizer: "),
+        ({"optimizer": 0.1}, TypeError, "^optimizer: expected a callable, got 0.1"),
+        ({"schedule": lambda part: math.cos(part)}, ValueError, "^schedule: expected .*JAX number, got Concretization"),
+        ({"schedule": lambda part: None}, TypeError, "^schedule: expected it to return one number, got None"),
+        ({"schedule": lambda part: jnp.ones(3)}, TypeError, "^schedule: expected it to return one number, got "),
+    ],
+    ids=["fails", "nothing", "wants more", "a number", "not traced", "returns nothing", "returns three"],
+)
+def test_an_optimizer_or_schedule_that_fails_is_named(argument, error, message):
+    with pytest.raises(error, match=message):
+        new(**argument)

@@ -154,3 +154,139 @@ def test_what_calls_back_into_python_is_only_itself():
 def test_functions_with_a_name_are_not_looked_into():
     assert by_what_they_compute(adam, cosine, PARAMS) == (adam, cosine)
     assert by_what_they_compute(optax.sgd, constant, PARAMS) == (optax.sgd, constant)
+
+
+# The rate in a network's training, whatever wraps its optimiser
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(32, 5)), RNG.integers(3, size=(32, 5))
+
+
+def rates_of(wrap, batch_size, trainings, shape=cosine, **options):
+    """Train a network and return the rates of its updates, and its parameters."""
+    rates = []
+
+    def optimizer(rate):
+        def update(updates, state, params=None):
+            now = rate(12345)  # the count that optax gives is not asked
+            jax.debug.callback(lambda now, state: rates.append((int(state), float(now))), now, state, ordered=False)
+            return jax.tree.map(lambda update: -now * update, updates), state + 1
+
+        return wrap(optax.GradientTransformation(lambda params: jnp.zeros((), int), update))
+
+    network = LSTMNetwork(1, 4, 3, progress=False, optimizer=optimizer, batch_size=batch_size, schedule=shape)
+    for epochs in trainings:
+        network.train(X, Y, epochs=epochs, learning_rate=0.1, **options)
+    jax.effects_barrier()
+    return rates, network.params
+
+
+@pytest.mark.parametrize("decay_rate", [0.0, 0.5])
+@pytest.mark.parametrize("shape", [cosine, constant])
+def test_batches_that_are_added_up_are_one_batch(shape, decay_rate):
+    """Four of 8 are one of 32, in the second training too."""
+    options = {"shape": shape, "decay_rate": decay_rate}
+    four = rates_of(lambda tx: optax.MultiSteps(tx, 4), 8, (4, 3), **options)
+    one = rates_of(lambda tx: tx, 32, (4, 3), **options)
+    last = dict(four[0])  # of those at one count, as each batch computes an update and the last is taken
+    expected = documented_rate(0.1, decay_rate, shape, [(4, 1), (3, 1)])
+    np.testing.assert_allclose([last[count] for count in range(7)], expected, rtol=1e-5)
+    np.testing.assert_allclose([rate for _, rate in one[0]], expected, rtol=1e-5)
+    assert_close(four[1], one[1], atol=1e-6)
+
+
+WRAPPERS = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: True),
+    "chain": lambda tx: optax.chain(optax.clip(1.0), tx),
+    "apply_every": lambda tx: optax.chain(tx, optax.apply_every(2)),
+    "masked": lambda tx: optax.masked(tx, lambda params: jax.tree.map(lambda _: True, params)),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_the_rate_is_that_of_the_step_in_every_wrapper(wrap):
+    rates, _ = rates_of(wrap, 16, (2, 3))
+    np.testing.assert_allclose(
+        [rate for _, rate in rates], documented_rate(0.1, 0.0, cosine, [(2, 2), (3, 2)]), rtol=1e-5
+    )
+
+
+def test_steps_that_are_left_out_take_their_time_all_the_same():
+    """A step whose gradient is not finite is one of the training's, also where the optimiser does not count it."""
+
+    def with_gaps(tx):
+        def update(updates, state, params=None):
+            bad = state == 1
+            return jax.tree.map(lambda update: jnp.where(bad, jnp.nan, update), updates), state + 1
+
+        gaps = optax.GradientTransformation(lambda params: jnp.zeros((), int), update)
+        return optax.chain(gaps, optax.apply_if_finite(tx, 3))
+
+    rates, params = rates_of(with_gaps, 8, (1,))
+    expected = documented_rate(0.1, 0.0, cosine, [(1, 4)])
+    assert [count for count, _ in rates] == [0, 1, 2]
+    np.testing.assert_allclose([rate for _, rate in rates], np.array(expected)[[0, 2, 3]], rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+# Anything that optax calls an optimiser
+
+OPTIMIZERS = {
+    "MultiSteps": lambda rate: optax.MultiSteps(optax.adam(rate), 2),
+    "reduce_on_plateau": lambda rate: optax.chain(optax.adam(rate), optax.contrib.reduce_on_plateau()),
+    "polyak_sgd": lambda rate: optax.polyak_sgd(max_learning_rate=0.5),
+    "lbfgs": lambda rate: optax.lbfgs(),
+    "lbfgs, backtracking": lambda rate: optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(10)),
+    "schedule_free": lambda rate: optax.contrib.schedule_free_adamw(0.05),
+    "inject_hyperparams": lambda rate: optax.inject_hyperparams(optax.adam)(learning_rate=rate),
+    "prodigy": lambda rate: optax.contrib.prodigy(),
+    "momo_adam": lambda rate: optax.contrib.momo_adam(rate),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_any_optimizer_trains(optimizer):
+    network = LSTMNetwork(1, 4, 3, progress=False, optimizer=optimizer, batch_size=16)
+    losses = network.train(X, Y, epochs=12, learning_rate=0.05).loss
+    assert min(losses[1:]) < losses[0]
+
+
+def test_plateau_sees_the_loss():
+    """A loss that never falls makes the rate fall."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
+    network = LSTMNetwork(1, 4, 3, progress=False, optimizer=lambda rate: optax.chain(optax.sgd(0.0), plateau))
+    network.train(X, Y, epochs=2)
+    assert float(optax.tree.get(network._trained.state.opt_state, "scale")) < 0.1
+
+
+def test_schedule_free_predicts_with_the_parameters_for_evaluation(tmp_path):
+    optimizer = functools.partial(optax.contrib.schedule_free_sgd, 0.5)
+    network = LSTMNetwork(1, 4, 3, progress=False, optimizer=lambda rate: optimizer(), batch_size=8)
+    network.train(X, Y, epochs=3, validation=(X, Y))
+    state = network._trained.state
+    expected = optax.contrib.schedule_free_eval_params(state.opt_state, state.params)
+    assert_close(network.params, expected, atol=0)
+    assert np.abs(network.params.readout.weight - state.params.readout.weight).max() > 1e-4
+    assert network.loss_function(network.predict(X[..., None]), Y) == pytest.approx(
+        network.history.validation[-1], abs=1e-5
+    )
+    network.save(tmp_path / "network.npz")
+    assert_close(LSTMNetwork.load(tmp_path / "network.npz").params, expected, atol=0)
+
+
+def test_the_pure_trainer_takes_and_offers_the_same():
+    from jlstm import Batch, LSTMConfig, init_params, trainer
+
+    config, batch = LSTMConfig(1, 4, 3), Batch(jnp.asarray(X[..., None]), jnp.asarray(Y))
+    params = init_params(jax.random.key(0), config)
+    for optimizer in (optax.MultiSteps(optax.sgd(0.1), 2), optax.lbfgs()):
+        init, step = trainer(config, optimizer)
+        state, first = step(init(params, jax.random.key(1)), batch)
+        for _ in range(2):
+            state, loss = step(state, batch)
+        assert loss < first
+    with pytest.raises(
+        TypeError, match=r"^optimizer: expected it to be an optax GradientTransformation, got <function ada"
+    ):
+        trainer(config, optax.adam)
