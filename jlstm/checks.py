@@ -87,6 +87,10 @@ def prng_key(name: str, value: Any) -> Array:
 
 def array(name: str, value: Any) -> Array:
     """Return the argument `name` as an array of real numbers, of a dtype that JAX has switched on."""
+    return _of_jax(_real_numbers(name, value))
+
+
+def _real_numbers(name: str, value: Any) -> Any:
     given = value
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         try:
@@ -97,6 +101,10 @@ def array(name: str, value: Any) -> Array:
             raise TypeError(f"{name}: expected an array, got {describe(value)}") from None
     if not (given.dtype == bool or is_integer(given) or is_floating(given)):
         raise TypeError(f"{name}: expected real numbers, got {describe(value)}")
+    return given
+
+
+def _of_jax(given: Any) -> Array:
     if isinstance(given, np.ndarray):
         given = given.astype(given.dtype.newbyteorder("="), copy=False)  # JAX knows no other order of bytes
     return jnp.asarray(given)
@@ -114,10 +122,10 @@ def is_floating(value: Any) -> bool:
 
 def shaped(name: str, value: Any, **axes: Any) -> Array:
     """Return the argument `name` as an array with these axes, each of its size or, where that is None, of any."""
-    given = array(name, value)
+    given = _real_numbers(name, value)
     if not fits(given.shape, *axes.values()):
         raise ValueError(f"{name}: expected {written(axes)}, got {describe(given)}")
-    return given
+    return _of_jax(given)
 
 
 def fits(shape: tuple, *sizes: Any) -> bool:
@@ -132,9 +140,9 @@ def written(axes: dict[str, Any]) -> str:
 
 def inputs(name: str, value: Any, features: int | None, **axes: Any) -> Array:
     """Return the argument `name`: numbers with features behind these axes, or class ids, integers of these axes."""
-    given = array(name, value)
+    given = _real_numbers(name, value)
     if fits(given.shape, *axes.values(), features) or (is_integer(given) and fits(given.shape, *axes.values())):
-        return given
+        return _of_jax(given)
     expected = f"{written(axes | {'features': features})}, or class ids, integers {written(axes)}"
     advice = f"; write {name}[None] for one sequence" if given.ndim == len(axes) and "time" in axes else ""
     raise ValueError(f"{name}: expected {expected}, got {describe(given)}{advice}")
@@ -144,12 +152,12 @@ def lengths_of(lengths: Any, batch: Any) -> Array | None:
     """Return the argument `lengths`: integers `[batch]`, or one for all; None for all steps."""
     if lengths is None:
         return None
-    given = array("lengths", lengths)
+    given = _real_numbers("lengths", lengths)
     if not is_integer(given) or not (given.ndim == 0 or fits(given.shape, batch)):
         raise (ValueError if is_integer(given) else TypeError)(
             f"lengths: expected integers {written({'batch': batch})}, or one for all, got {describe(given)}"
         )
-    return given
+    return _of_jax(given)
 
 
 def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
@@ -185,12 +193,12 @@ def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
             raise ValueError(f"{name}: expected {len(expected)} {kind}, got {len(value)}")
         pairs = zip(value, expected, strict=True)
         return tuple(alike(f"{name}[{k}]", *pair, floats=floats) for k, pair in enumerate(pairs))
-    given = array(name, value)
+    given = _real_numbers(name, value)
     if floats and not is_floating(given):
         raise TypeError(f"{name}: expected floats of shape {expected.shape}, got {describe(given)}")
     if not fits(given.shape, *expected.shape):
         raise ValueError(f"{name}: expected shape {expected.shape}, got {describe(given)}")
-    return given
+    return _of_jax(given)
 
 
 def describe(value: Any) -> str:

@@ -448,7 +448,7 @@ def with_bias(bias):
             ValueError,
             "params.readout.bias: expected shape (4,), got float32 of",
         ),
-        (with_bias(np.zeros(4, int)), TypeError, "params.readout.bias: expected floats of shape (4,), got int32 of"),
+        (with_bias(np.zeros(4, int)), TypeError, "params.readout.bias: expected floats of shape (4,), got int64 of"),
         (with_bias(jnp.zeros(4, "float8_e4m3fn")), TypeError, "params.readout.bias: expected one of ('float16', "),
         (with_bias(jnp.array([0, 1, jnp.nan, 0])), ValueError, "params.readout.bias: expected finite numbers, got NaN"),
         (with_bias(jnp.array([0, -jnp.inf, 0, 0], "bfloat16")), ValueError, "params.readout.bias: expected finite num"),

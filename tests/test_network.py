@@ -480,7 +480,7 @@ def test_parameters_go_to_the_pure_functions_and_back():
 @pytest.mark.parametrize(
     ("bias", "message"),
     [
-        (np.zeros(C + 1), r"params\.readout\.bias: expected shape \(3,\), got float32 of shape \(4,\)"),
+        (np.zeros(C + 1), r"params\.readout\.bias: expected shape \(3,\), got float64 of shape \(4,\)"),
         (np.full(C, "a"), "params"),
         (np.full(C, 1j), "params"),
         (None, r"params\.readout\.bias: expected"),

@@ -1,0 +1,331 @@
+"""What is said about what was handed in, by the checks themselves and by the functions that people call."""
+
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jlstm
+from jlstm import Batch, LSTMConfig, LSTMState
+from jlstm.checks import alike, class_only, describe, prng_key, shaped, size, whole_seed
+from jlstm.gradcheck import random_problem
+from jlstm.losses import summed_loss
+
+CONFIG = LSTMConfig(3, 4, 5, layers=2)
+GIVEN = random_problem(CONFIG, 2, 6)
+PARAMS, XS, YS, STATE, LENGTHS = (GIVEN[name] for name in ("params", "xs", "ys", "state", "lengths"))
+LAYER = PARAMS.layers[0]
+IDS = np.zeros((2, 6), int)
+
+
+def with_bias(bias):
+    return PARAMS._replace(layers=(LAYER._replace(bias=bias), PARAMS.layers[1]))
+
+
+def with_state(h):
+    return STATE[0], STATE[1]._replace(h=h)
+
+
+# The words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "None"),
+        ("a" * 99, "'aaaaaaaaaaaa...aaaaaaaaaaaaa'"),
+        (3, "3"),
+        (10**5000, "an integer of 16610 bits"),
+        (np.ones((2, 3), np.float32), "float32 of shape (2, 3)"),
+        (jnp.float32(3), "Array(3., dtype=float32)"),
+        ([1, 2], "[1, 2]"),
+        ([np.ones(2)] * 3, "a list of 3"),
+        (STATE, "a tuple of 2"),
+        (LAYER, "LSTMParams"),
+    ],
+    ids=range(10),
+)
+def test_what_came_is_described_in_a_few_words(value, words):
+    assert describe(value) == words
+
+
+def test_axes_are_named_in_what_is_expected():
+    message = r"^x: expected \[batch, features = 3\], got float32 of shape \(2, 4\)$"
+    with pytest.raises(ValueError, match=message):
+        shaped("x", np.ones((2, 4), np.float32), batch=None, features=3)
+    assert shaped("x", [[1.0, 2.0, 3.0]], batch=None, features=3).shape == (1, 3)
+
+
+def test_a_pytree_is_compared_part_by_part():
+    expected = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), PARAMS)
+    assert isinstance(alike("params", PARAMS, expected).readout.bias, jax.Array)
+    as_lists = PARAMS._replace(layers=list(PARAMS.layers))
+    assert jax.tree.structure(alike("params", as_lists, expected)) == jax.tree.structure(PARAMS)
+
+
+def test_a_size_may_be_symbolic():
+    [symbol] = jax.export.symbolic_shape("b")
+    assert size("batch", symbol) is symbol
+    assert size("batch", np.int8(3)) == 3
+    with pytest.raises(TypeError, match=r"^batch: expected an integer, got 2\.5$"):
+        size("batch", 2.5)
+
+
+def test_no_seed_is_another_one_each_time():
+    assert whole_seed("seed", 7) == 7
+    assert whole_seed("seed", None) != whole_seed("seed", None)
+    with pytest.raises(ValueError, match=r"^seed: expected at least 0, got -1$"):
+        whole_seed("seed", -1)
+
+
+def test_a_key_is_one_key():
+    assert prng_key("key", jax.random.PRNGKey(3)) == jax.random.key(3)
+    with pytest.raises(TypeError, match=r"^key: expected one key of jax\.random\.key, got uint32 of shape \(3,\)$"):
+        prng_key("key", np.zeros(3, np.uint32))
+
+
+def test_what_the_class_alone_has():
+    class Model:
+        @class_only
+        def make(cls, value):
+            """Make one."""
+            return cls, value
+
+    assert Model.make(3) == (Model, 3)
+    with pytest.raises(AttributeError, match=r"^make: makes a new Model .*; write Model\.make\(\.\.\.\)$"):
+        Model().make(3)
+
+
+# The functions. Each case: what is called with what, and the beginning of the message.
+
+forward, unroll, loss_fn, step = jlstm.forward, jlstm.unroll, jlstm.loss_fn, jlstm.step
+init, train = jlstm.trainer(CONFIG, optax.sgd(0.1))
+MISTAKES = {
+    "a sequence without a batch": (
+        forward,
+        (PARAMS, XS[0], CONFIG),
+        "xs: expected [batch, time, features = 3], or class",
+    ),
+    "... says how to write it": (forward, (PARAMS, XS[0], CONFIG), "xs: .*; write xs\\[None\\] for one sequence"),
+    "other features": (forward, (PARAMS, XS[..., :2], CONFIG), "xs: expected [batch, time, features = 3]"),
+    "ids in float": (
+        forward,
+        (PARAMS, IDS * 1.0, CONFIG),
+        "xs: expected [batch, time, features = 3], or class ids, int",
+    ),
+    "ids in bool": (forward, (PARAMS, IDS > 0, CONFIG), "xs: expected"),
+    "words": (forward, (PARAMS, [["a"]], CONFIG), "xs: expected real numbers, got a list of 1"),
+    "ragged": (forward, (PARAMS, [[1], [1, 2]], CONFIG), "xs: expected an array, got parts of different shapes"),
+    "complex": (forward, (PARAMS, XS * 1j, CONFIG), "xs: expected real numbers, got complex64"),
+    "nothing": (forward, (PARAMS, None, CONFIG), "xs: expected real numbers, got None"),
+    "a layer for a network": (forward, (LAYER, XS, CONFIG), "params: expected ModelParams, got LSTMParams"),
+    "a dict for a network": (forward, (PARAMS._asdict(), XS, CONFIG), "params: expected ModelParams, got {"),
+    "a layer too few": (
+        forward,
+        (PARAMS._replace(layers=PARAMS.layers[:1]), XS, CONFIG),
+        "params.layers: expected 2 LSTMParams, got 1",
+    ),
+    "one layer for layers": (
+        forward,
+        (PARAMS._replace(layers=LAYER), XS, CONFIG),
+        "params.layers: expected a tuple of 2 LSTMParams, got LSTMParams",
+    ),
+    "a bias of two axes": (
+        forward,
+        (with_bias(LAYER.bias[:, None]), XS, CONFIG),
+        "params.layers[0].bias: expected shape (16,), got float32 of shape (16, 1)",
+    ),
+    "integers for parameters": (
+        forward,
+        (with_bias(np.zeros(16, int)), XS, CONFIG),
+        "params.layers[0].bias: expected floats of shape (16,), got int",
+    ),
+    "no bias": (forward, (with_bias(None), XS, CONFIG), "params.layers[0].bias: expected real numbers, got None"),
+    "a network of another size": (
+        forward,
+        (PARAMS, XS, replace(CONFIG, hidden_size=5)),
+        "params.layers[0].weight_ih: expected shape (3, 20), got float32 of shape (3, 16)",
+    ),
+    "no configuration": (forward, (PARAMS, XS, None), "config: expected an LSTMConfig, got None"),
+    "one layer's state": (
+        forward,
+        (PARAMS, XS, CONFIG, STATE[0]),
+        "state: expected a tuple of 2 LSTMState, got LSTMState",
+    ),
+    "a state too few": (forward, (PARAMS, XS, CONFIG, STATE[:1]), "state: expected 2 LSTMState, got 1"),
+    "tuples for states": (forward, (PARAMS, XS, CONFIG, ((1, 2), (1, 2))), "state[0]: expected LSTMState, got (1, 2)"),
+    "a state of another batch": (
+        forward,
+        (PARAMS, XS, CONFIG, with_state(np.zeros((3, 4)))),
+        "state[1].h: expected shape (2, 4), got float64 of shape (3, 4)",
+    ),
+    "lengths of another batch": (
+        forward,
+        (PARAMS, XS, CONFIG, None, [1, 2, 3]),
+        "lengths: expected integers [batch = 2]",
+    ),
+    "lengths in float": (
+        forward,
+        (PARAMS, XS, CONFIG, None, [5.7, 2.0]),
+        "lengths: expected integers [batch = 2], or one",
+    ),
+    "a length in float": (forward, (PARAMS, XS, CONFIG, None, 5.7), "lengths: expected integers"),
+    "lengths in bool": (forward, (PARAMS, XS, CONFIG, None, [True, False]), "lengths: expected integers"),
+    "a key that is none": (
+        forward,
+        (PARAMS, XS, CONFIG, None, None, 3),
+        "key: expected one key of jax.random.key, got 3",
+    ),
+    "layers to unroll": (unroll, (PARAMS.layers, XS), "params: expected LSTMParams, got a tuple of 2"),
+    "a network to unroll": (unroll, (PARAMS, XS), "params: expected LSTMParams, got ModelParams"),
+    "features to unroll": (unroll, (LAYER, XS[..., :2]), "xs: expected [batch, time, features = 3]"),
+    "a sequence to unroll": (unroll, (LAYER, XS[0]), "xs: expected"),
+    "a turned weight to unroll": (
+        unroll,
+        (LAYER._replace(weight_hh=LAYER.weight_hh.T), XS),
+        "params.weight_ih: expected shape (3, 64), got float32 of shape (3, 16)",
+    ),
+    "states to unroll": (unroll, (LAYER, XS, STATE), "state: expected LSTMState, got a tuple of 2"),
+    "a state to unroll": (unroll, (LAYER, XS, STATE[0]._replace(c=np.zeros((2, 5)))), "state.c: expected shape (2, 4)"),
+    "ids and targets": (
+        loss_fn,
+        (PARAMS, XS, YS[:, :5], CONFIG),
+        "ys: expected class ids, integers [batch = 2, time = 6]",
+    ),
+    "targets in float": (loss_fn, (PARAMS, XS, YS * 1.0, CONFIG), "ys: expected .*; write ys.astype\\(int\\)"),
+    "targets in columns": (loss_fn, (PARAMS, XS, YS[..., None], CONFIG), "ys: expected .*; write ys\\[..., 0\\]"),
+    "ids for values": (
+        loss_fn,
+        (PARAMS, XS, YS, replace(CONFIG, loss="mse")),
+        "ys: expected [batch = 2, time = 6, C = 5]",
+    ),
+    "a target a step": (
+        loss_fn,
+        (PARAMS, XS, YS, replace(CONFIG, target="last")),
+        "ys: expected class ids, integers [batch = 2], or probabilities [batch = 2, C = 5]",
+    ),
+    "summed": (summed_loss, (PARAMS, XS[0], YS, CONFIG), "xs: expected"),
+    "a step without a batch": (
+        step,
+        (PARAMS, XS[0, 0], CONFIG, STATE),
+        "x: expected [batch, features = 3], or class ids",
+    ),
+    "a step of another state": (step, (PARAMS, XS[:, 0], CONFIG, STATE[0]), "state: expected a tuple of 2 LSTMState"),
+    "a step of a sequence": (step, (PARAMS, XS, CONFIG, STATE), "x: expected"),
+    "a cell's parameters": (
+        jlstm.lstm_cell,
+        (PARAMS, STATE[0], XS[:, 0]),
+        "params: expected LSTMParams, got ModelParams",
+    ),
+    "a cell's state": (jlstm.lstm_cell, (LAYER, STATE, XS[:, 0]), "state: expected LSTMState, got a tuple of 2"),
+    "a cell's states": (
+        jlstm.lstm_cell,
+        (LAYER, LSTMState(np.zeros((2, 4)), np.zeros(4)), XS[:, 0]),
+        "state.c: expected shape (2, 4), got float64 of shape (4,)",
+    ),
+    "a cell's input": (jlstm.lstm_cell, (LAYER, STATE[0], XS[0, 0]), "x: expected"),
+    "a layer's zeros": (jlstm.zero_state, (LAYER, 2), "params: expected ModelParams, got LSTMParams"),
+    "half a batch": (jlstm.zero_state, (PARAMS, 2.5), "batch: expected an integer, got 2.5"),
+    "logits of four axes": (jlstm.cross_entropy, (np.ones((1, 1, 1, 2)), IDS), "logits: expected [batch, time, C], or"),
+    "targets of other logits": (
+        jlstm.cross_entropy,
+        (np.ones((2, 6, 3)), IDS[:1]),
+        "targets: expected class ids, integers",
+    ),
+    "values": (jlstm.mse, (np.ones((2, 6, 3)), np.ones((2, 6))), "targets: expected [batch = 2, time = 6, C = 3], got"),
+    "a length each": (
+        jlstm.mse,
+        (np.ones((2, 6, 3)), np.ones((2, 6, 3)), [1, 2, 3]),
+        "lengths: expected integers [batch = 2]",
+    ),
+    "no network to train": (jlstm.trainer, (None, optax.sgd(0.1)), "config: expected an LSTMConfig, got None"),
+    "no optimiser": (
+        jlstm.trainer,
+        (CONFIG, 0.1),
+        "optimizer: expected it to be an optax GradientTransformation, got 0.1",
+    ),
+    "parameters of another": (init, (LAYER, jax.random.key(0)), "params: expected ModelParams, got LSTMParams"),
+    "no key": (init, (PARAMS, 0), "key: expected one key of jax.random.key, got 0"),
+    "a pair for a batch": (
+        train,
+        (init(PARAMS, jax.random.key(0)), (XS, YS)),
+        "batch: expected a Batch, got a tuple of 2",
+    ),
+    "parameters for a state": (train, (PARAMS, Batch(XS, YS)), "state: expected a TrainState, got ModelParams"),
+    "parameters to write with": (
+        lambda *given: jlstm.generate(*given, 3, replace(CONFIG, input_size=5), key=jax.random.key(0)),
+        (PARAMS, [[1]]),
+        "params.layers[0].weight_ih: expected shape (5, 16), got float32 of shape (3, 16)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "given", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_named(function, given, message):
+    pattern = message if ".*" in message else re.escape(message)
+    with pytest.raises((TypeError, ValueError), match=f"^{pattern}"):
+        function(*given)
+
+
+@pytest.mark.parametrize("name", ["a sequence without a batch", "a bias of two axes", "one layer's state"])
+def test_mistakes_are_named_when_a_function_is_traced(name):
+    function, (params, xs, config, *state), message = MISTAKES[name]
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}"):
+        jax.jit(function)(params, xs, config, *state)
+
+
+def test_a_cell_of_ones_own_checks_nothing_that_it_does_not_say():
+    cell = jlstm.LSTM._replace(check=lambda name, params: None)
+    assert jlstm.unroll(LAYER, XS, cell=cell)[0].shape == (2, 6, 4)
+
+    def plain(params, state, x):
+        return {"h": jnp.tanh(state["h"] + x)}, state["h"]
+
+    with pytest.raises(
+        ValueError, match=r"^state\['h'\]: expected \[batch = 2, \.\.\.\], got float32 of shape \(3, 3\)"
+    ):
+        jlstm.unroll({}, XS, {"h": jnp.zeros((3, 3))}, cell=plain)
+    with pytest.raises(TypeError, match=r"^cell: expected a Cell or a function \(params, state, x\)"):
+        jlstm.unroll(LAYER, XS, STATE[0], cell="lstm")
+
+
+# What only values tell
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, -100, 10**6])
+def test_ids_that_are_none_give_nan(wrong):
+    """JAX and optax take -1 for the last class, others they clip, or give zeros in the gradient alone."""
+    ys = YS.copy()
+    ys[1, 2] = wrong
+    loss, grads = jax.value_and_grad(jlstm.loss_fn)(PARAMS, XS, ys, CONFIG)
+    assert np.isnan(loss)
+    assert np.isnan(grads.readout.bias).all()
+    assert np.isnan(jlstm.cross_entropy(np.ones((1, 2, 5)), np.array([[0, wrong]])))
+    assert np.isfinite(jlstm.loss_fn(PARAMS, XS, ys, CONFIG, lengths=[6, 2]))  # it lies in the padding
+
+    config = replace(CONFIG, input_size=5, inputs="tokens")
+    params = random_problem(config, 2, 6)["params"]
+    scores, state = jlstm.forward(params, ys, config)
+    assert np.isfinite(scores[0]).all()
+    assert np.isfinite(scores[1, :2]).all()
+    assert np.isnan(scores[1, 2:]).all()
+    assert np.isnan(state[0].h[1]).all()
+    assert np.isfinite(state[0].h[0]).all()
+    assert np.isnan(jlstm.step(params, ys[:, 2], config, state)[0][1]).all()
+    assert np.isnan(jax.grad(jlstm.loss_fn)(params, ys, YS, config).layers[0].weight_hh).any()
+    assert np.isfinite(jlstm.forward(params, ys, config, lengths=[6, 2])[0]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"target": "last"}], ids=["each", "last"])
+def test_lengths_beyond_what_there_is_are_the_nearest_that_there_is(options):
+    given = random_problem(replace(CONFIG, **options), 2, 6)
+    params = given.pop("params")
+    for strange, sensible in (([9, 2**31 - 1], [6, 6]), ([-3, 4], [0, 4]), (99, 6), (-1, 0)):
+        losses = [jax.value_and_grad(jlstm.loss_fn)(params, **given | {"lengths": n}) for n in (strange, sensible)]
+        for one, other in zip(*map(jax.tree.leaves, losses), strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert np.isfinite(one).all()
