@@ -48,7 +48,7 @@ def learn():
     found |= {f"params by streams {k}": leaf for k, leaf in enumerate(jax.tree.leaves(network.params))}
     found["predict a batch"] = LSTMNetwork(1, 4, 3, progress=False).predict(rng.normal(size=(7, 5, 1)))
     problem = random_problem(network.config, 6, 4)
-    for rows in (6, 5):  # five are for one device alone
+    for rows in (6, 5):  # to five, a row of nothing is added
         prompts = problem["xs"][:rows]
         found[f"written {rows}"] = generate(problem["params"], prompts, 30, network.config, key=jax.random.key(0))
     return {name: np.asarray(array) for name, array in found.items()}

@@ -53,6 +53,24 @@ def test_a_prompt_in_blocks_is_read_as_it_is_whole(monkeypatch, time):
     np.testing.assert_array_equal(written[:, 0], scores_of(ONE_HOT, prompts)[:, -1].argmax(axis=-1))
 
 
+@pytest.mark.parametrize("config", [SCALAR, TOKENS], ids=["one number", "tokens, two layers"])
+def test_prompts_of_different_length_are_read_as_if_each_were_alone(monkeypatch, config):
+    monkeypatch.setattr(sampling, "READ", 8)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(5, size=time) for time in (1, 8, 9, 21, 3)]
+    together = generate(params(config), prompts, 6, config, key=KEY, temperature=0.0)
+    for prompt, row in zip(prompts, together, strict=True):
+        alone = generate(params(config), prompt[None], 6, config, key=KEY, temperature=0.0)
+        np.testing.assert_array_equal(row, alone[0])
+
+
+def test_a_row_draws_what_it_draws_without_the_others():
+    many = generate(params(TOKENS), PROMPTS[[0, 1, 1]], 100, TOKENS, key=KEY)
+    alone = generate(params(TOKENS), PROMPTS[:1], 100, TOKENS, key=KEY)
+    np.testing.assert_array_equal(many[0], alone[0])
+    assert (many[1] != many[2]).any()
+
+
 def test_ids_are_drawn_from_the_softmax():
     drawn = generate(params(ONE_HOT), np.tile(PROMPTS[:1], (4000, 1)), 1, ONE_HOT, key=KEY, temperature=2.0)
     expected = jax.nn.softmax(scores_of(ONE_HOT, PROMPTS[:1])[0, -1] / 2)
@@ -227,6 +245,9 @@ def test_other_dtypes(x64, dtype):
         ({"prompts": [[5]]}, ValueError, "prompts: expected class ids from 0 to 4, got 5"),
         ({"prompts": [[0.5]]}, TypeError, "prompts: expected class ids as integers"),
         ({"prompts": [1, 2]}, ValueError, r"prompts: expected .*\[batch, time\] or .*, got shape \(2,\)"),
+        ({"prompts": [[1, 2], []]}, ValueError, r"prompts\[1\]: expected at least one id, \[time\], got shape \(0,\)"),
+        ({"prompts": [[1, 2], [7]]}, ValueError, r"prompts\[1\]: expected class ids from 0 to 4, got 7"),
+        ({"prompts": [[1, 2], 3]}, ValueError, r"prompts\[1\]: expected at least one id, \[time\], got shape \(\)"),
         ({"prompts": np.zeros((1, 0), int)}, ValueError, r"prompts: expected .*got shape \(1, 0\)"),
         ({"length": -1}, ValueError, "length: expected at least 0, got -1"),
         ({"length": 2.5}, TypeError, "length: expected an integer, got 2.5"),
