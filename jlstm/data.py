@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.checks import whole_number
+from jlstm.checks import describe, whole_number
 from jlstm.model import LSTMConfig
 
 __all__ = [
@@ -420,6 +420,8 @@ def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> 
 
 def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = True) -> None:
     """Raise a ValueError unless the network reads class ids and scores the next one, at each step or at the last."""
+    if not isinstance(config, LSTMConfig):
+        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
     if config.loss != "cross_entropy":
         raise ValueError(f"{name}: class ids need a network with loss='cross_entropy', got {config.loss!r}")
     if each and config.target != "each":

@@ -288,11 +288,14 @@ def gradcheck(
         ys: the targets, as `jlstm.losses.loss_fn` takes them.
         config: the network.
         state: the state before the first step, one `LSTMState` a layer; zeros where None.
-        lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+        lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
         key: what `dropout_masks` are drawn with; nothing is left out where None.
 
     Returns:
         The report of `check`, with `jlstm.reference.loss_and_grad` for the reference.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=2, output_size=2)
@@ -301,6 +304,8 @@ def gradcheck(
         >>> report.passed, report.rows[0].array
         (True, 'layers[0].weight_ih')
     """
+    given = {"state": state, "lengths": lengths, "key": key}
+    jax.eval_shape(lambda: loss_fn(params, xs, ys, config, **given))  # says what does not fit
     params, state = jax.tree.map(_as_float32, (params, state))
     lengths = None if lengths is None else np.asarray(lengths)
     data = {"xs": _as_float32(xs), "ys": _as_float32(ys), "config": config, "state": state, "lengths": lengths}

@@ -18,7 +18,7 @@ import optax
 from jax import Array
 
 from jlstm import checkpoint, sampling
-from jlstm.checks import class_only, real_number, whole_number, whole_seed
+from jlstm.checks import alike, class_only, real_number, whole_number, whole_seed
 from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes, summary
@@ -83,6 +83,7 @@ class CharLM:
 
     def __post_init__(self) -> None:
         check_scores_ids(self.config)
+        alike("params", self.params, params_shapes(self.config))
         if len(set(_text("vocabulary", self.vocabulary))) != len(self.vocabulary):
             raise ValueError(f"vocabulary: expected each character once, got {self.vocabulary!r}")
         if len(self.vocabulary) != self.config.output_size:

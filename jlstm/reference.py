@@ -61,7 +61,8 @@ def forward(
         params: the layers and the readout, of any float dtype.
         xs: floats `[B, T, I]`, or integer ids `[B, T]` that stand for rows of the first layer's `weight_ih`.
         state: one `LSTMState(h [B, H], c [B, H])` a layer, floats; None is zeros.
-        lengths: how many steps of each sequence are real, integers `[B]` in 0..T; None is all.
+        lengths: how many steps of each sequence are real, integers `[B]` or one for all; less than 0 is 0, more than T
+            is T, and None is all.
         masks: what each layer's outputs are multiplied by, floats `[B, 1, H]` or `[B, T, H]` a layer (dropout:
             Srivastava et al. 2014); None is ones.
 
@@ -258,4 +259,5 @@ def _masks(params: ModelParams, masks: tuple[ArrayLike, ...] | None, hs: Array) 
 
 
 def _lengths(lengths: ArrayLike | None, xs: Array) -> Array:
-    return np.full(len(xs), xs.shape[1]) if lengths is None else np.asarray(lengths)
+    batch, time = xs.shape[:2]
+    return np.broadcast_to(time if lengths is None else np.clip(lengths, 0, time), batch)

@@ -12,7 +12,8 @@ import pytest
 import jlstm
 from jlstm import Batch, LSTMConfig, LSTMState
 from jlstm.checks import alike, class_only, describe, prng_key, shaped, size, whole_seed
-from jlstm.gradcheck import random_problem
+from jlstm.evaluation import evaluate_text
+from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
 
 CONFIG = LSTMConfig(3, 4, 5, layers=2)
@@ -256,6 +257,13 @@ MISTAKES = {
         "batch: expected a Batch, got a tuple of 2",
     ),
     "parameters for a state": (train, (PARAMS, Batch(XS, YS)), "state: expected a TrainState, got ModelParams"),
+    "a gradient's targets": (gradcheck, (PARAMS, XS, YS * 1.0, CONFIG), "ys: expected .*; write ys.astype\\(int\\)"),
+    "no network to write with": (evaluate_text, (PARAMS, [1, 2], None), "config: expected an LSTMConfig, got None"),
+    "a model of a layer": (
+        jlstm.CharLM,
+        (LAYER, LSTMConfig(5, 4, 5), "abcde"),
+        "params: expected ModelParams, got LSTMParams",
+    ),
     "parameters to write with": (
         lambda *given: jlstm.generate(*given, 3, replace(CONFIG, input_size=5), key=jax.random.key(0)),
         (PARAMS, [[1]]),

@@ -412,3 +412,10 @@ def test_import_starts_no_device():
         "-c", "import jlstm.gradcheck; from jax._src import xla_bridge as x; print(x.backends_are_initialized())"
     )
     assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+@pytest.mark.parametrize("lengths", [3, 99, [-2, 2, 2**31 - 1]], ids=str)
+def test_lengths_for_all_and_beyond_what_there_is_are_read_as_the_reference_reads_them(target, lengths):
+    problem = random_problem(LSTMConfig(2, 3, 4, target=target), 3, 5)
+    assert gradcheck(**problem | {"lengths": lengths}).passed
