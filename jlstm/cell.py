@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.checks import alike, describe, inputs, prng_key, shaped
+from jlstm.checks import alike, describe, floating, inputs, prng_key, shaped
 from jlstm.devices import spread_by_xla
 
 __all__ = [
@@ -213,7 +213,8 @@ def lstm_cell(params: LSTMParams, state: LSTMState, x: Array) -> tuple[LSTMState
         raise TypeError(f"state: expected LSTMState, got {describe(state)}")
     params, batch = jax.tree.map(jnp.asarray, params), jnp.shape(state.h)[:-1]
     state = alike("state", state, state_shapes(LSTM, params, batch), floats=False)
-    x = inputs("x", x, features, **{f"batch{k}": size for k, size in enumerate(batch)})
+    axes = ["batch"] if len(batch) == 1 else [f"axis {k}" for k in range(len(batch))]
+    x = inputs("x", x, features, **dict(zip(axes, batch, strict=True)))
     step = spread_by_xla((True, True))(LSTM.step)
     return step(params, cast_like(params, state), cast_like(params, x) if x.ndim > len(batch) else x)
 
@@ -257,7 +258,7 @@ def cast_like(params: Any, tree: Any) -> Any:
     """Return `tree` with its arrays in the dtype of `params`.
 
     Args:
-        params: any pytree of arrays of one floating dtype.
+        params: any pytree whose arrays are of one floating dtype.
         tree: the pytree to cast.
 
     Returns:
@@ -267,8 +268,8 @@ def cast_like(params: Any, tree: Any) -> Any:
         >>> cast_like({"w": jnp.zeros(2, jnp.bfloat16)}, jnp.arange(3)).dtype
         dtype(bfloat16)
     """
-    dtype = jnp.asarray(jax.tree.leaves(params)[0]).dtype
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+    dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtypes[0] if dtypes else None), tree)
 
 
 def init_lstm(
@@ -303,7 +304,7 @@ def init_lstm(
         >>> init_lstm(jax.random.key(0), input_size=3, hidden_size=5).weight_ih.shape
         (3, 20)
     """
-    drawn = jnp.promote_types(dtype, jnp.float32)
+    drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
     normal = jax.random.normal(prng_key("key", key), (count_draws(input_size, hidden_size),), drawn)
     params = lstm_from_draws(normal, input_size, hidden_size, input_scale, input_size if fan_in is None else fan_in)
     return jax.tree.map(lambda array: array.astype(dtype), params)

@@ -144,7 +144,7 @@ def _encode(saved: Saved) -> memoryview:
         "config": asdict(saved.config),
         "vocabulary": saved.vocabulary,
         "apply_softmax": saved.apply_softmax,
-        "trained_on": saved.trained_on,
+        **({"trained_on": saved.trained_on} if saved.trained_on else {}),
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
     }
     # Python's strings may hold half a surrogate pair, which strict UTF-8 has no bytes for.

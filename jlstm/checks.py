@@ -16,20 +16,25 @@ from jax import Array
 __all__ = [
     "alike",
     "array",
+    "class_ids",
     "class_only",
     "describe",
+    "finite_numbers",
     "fits",
+    "floating",
     "inputs",
     "is_floating",
     "is_integer",
     "lengths_of",
+    "numbers",
     "prng_key",
     "real_number",
     "shaped",
-    "size",
     "switch",
+    "targets_of",
     "whole_number",
     "whole_seed",
+    "whole_size",
     "written",
 ]
 
@@ -45,7 +50,7 @@ def whole_number(name: str, value: Any, least: int, most: int = 2**31 - 1) -> in
     return int(value)
 
 
-def size(name: str, value: Any) -> Any:
+def whole_size(name: str, value: Any) -> Any:
     """Return the argument `name` as a size from 0 up; a symbolic one of `jax.export` is what it is."""
     return value if jax.export.is_symbolic_dim(value) else whole_number(name, value, least=0)
 
@@ -87,21 +92,62 @@ def prng_key(name: str, value: Any) -> Array:
 
 def array(name: str, value: Any) -> Array:
     """Return the argument `name` as an array of real numbers, of a dtype that JAX has switched on."""
-    return _of_jax(_real_numbers(name, value))
+    return _of_jax(numbers(name, value))
 
 
-def _real_numbers(name: str, value: Any) -> Any:
+def numbers(name: str, value: Any) -> Any:
+    """Return the argument `name` as an array of real numbers or booleans, of NumPy where it was none before."""
     given = value
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+    if not hasattr(value, "dtype") or not hasattr(value, "shape") or value.dtype == object:
         try:
             given = np.asarray(value)
+            if given.dtype == object and given.size:  # numbers, as a table of several kinds of columns gives them
+                given = np.array(given.tolist())
         except ValueError:
-            raise ValueError(f"{name}: expected an array, got parts of different shapes") from None
+            raise ValueError(
+                f"{name}: expected a regular array, got parts of different shapes; sequences of different length are "
+                "given to LSTMNetwork as a list of arrays, to the functions padded, with their lengths"
+            ) from None
         except TypeError:
-            raise TypeError(f"{name}: expected an array, got {describe(value)}") from None
+            raise TypeError(f"{name}: expected numbers, got {describe(value)}") from None
+    if jnp.issubdtype(given.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: expected real numbers, got complex ones")
     if not (given.dtype == bool or is_integer(given) or is_floating(given)):
-        raise TypeError(f"{name}: expected real numbers, got {describe(value)}")
+        kind = {"U": "strings", "S": "bytes", "O": "objects"}.get(getattr(given.dtype, "kind", ""), str(given.dtype))
+        raise TypeError(f"{name}: expected numbers, got {'None' if value is None else kind}")
     return given
+
+
+def finite_numbers(name: str, value: Any) -> np.ndarray:
+    """Return the argument `name` as a float32 array of NumPy, in which every number is finite."""
+    given = np.asarray(numbers(name, value))
+    with np.errstate(over="ignore"):
+        single = given.astype(np.float32)
+    finite = np.isfinite(single)
+    if not finite.all():
+        where = tuple(int(index) for index in np.argwhere(~finite)[0])
+        raise ValueError(f"{name}: expected finite numbers in float32, got {given[where]} at index {where}")
+    return single
+
+
+def class_ids(name: str, value: Any, classes: int) -> np.ndarray:
+    """Return the argument `name` as an int32 array of NumPy, of class ids below `classes`.
+
+    Whole floats are ids, as a table or a division gives them, and so are booleans where there are two classes.
+    """
+    given = np.asarray(numbers(name, value))
+    if given.dtype == bool:
+        if classes != 2:
+            came = f"booleans, which name 2 classes and not {classes}"
+            raise TypeError(f"{name}: expected class ids as integers, got {came}")
+        return given.astype(np.int32)
+    if is_floating(given) and not (given == np.floor(given)).all():
+        came = f"{given.dtype}, {given[given != np.floor(given)][0]} among them"
+        raise TypeError(f"{name}: expected class ids as integers, got {came}")
+    if given.size and not (given.min() >= 0 and given.max() < classes):
+        wrong = given.min() if given.min() < 0 else given.max()
+        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}")
+    return given.astype(np.int32)
 
 
 def _of_jax(given: Any) -> Array:
@@ -110,9 +156,15 @@ def _of_jax(given: Any) -> Array:
     return jnp.asarray(given)
 
 
+def _ids(given: Any) -> Array:
+    """Return integers, those of few bits in more: 256 is 0 in a byte, and every id would be out of range."""
+    ids = _of_jax(given)
+    return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
+
+
 def is_integer(value: Any) -> bool:
-    """Whether an array is of integers; booleans are none."""
-    return jnp.issubdtype(value.dtype, jnp.integer)
+    """Whether an array is of integers; booleans and times are none."""
+    return jnp.issubdtype(value.dtype, jnp.integer) and getattr(value.dtype, "kind", "") != "m"
 
 
 def is_floating(value: Any) -> bool:
@@ -120,9 +172,20 @@ def is_floating(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 
 
+def floating(name: str, dtype: Any) -> Any:
+    """Return the argument `name`, which is a dtype of floats."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name}: expected a dtype of floats, got {describe(dtype)}")
+    return found
+
+
 def shaped(name: str, value: Any, **axes: Any) -> Array:
     """Return the argument `name` as an array with these axes, each of its size or, where that is None, of any."""
-    given = _real_numbers(name, value)
+    given = numbers(name, value)
     if not fits(given.shape, *axes.values()):
         raise ValueError(f"{name}: expected {written(axes)}, got {describe(given)}")
     return _of_jax(given)
@@ -130,34 +193,72 @@ def shaped(name: str, value: Any, **axes: Any) -> Array:
 
 def fits(shape: tuple, *sizes: Any) -> bool:
     """Whether a shape has these sizes; None stands for any."""
-    return len(shape) == len(sizes) and all(size in (None, had) for had, size in zip(shape, sizes, strict=True))
+    return len(shape) == len(sizes) and all(wanted in (None, had) for had, wanted in zip(shape, sizes, strict=True))
 
 
 def written(axes: dict[str, Any]) -> str:
     """Return axes as an error shows them, `[batch = 2, time, features = 3]`."""
-    return f"[{', '.join(name if size is None else f'{name} = {size}' for name, size in axes.items())}]"
+    return f"[{', '.join(name if length is None else f'{name} = {length}' for name, length in axes.items())}]"
 
 
 def inputs(name: str, value: Any, features: int | None, **axes: Any) -> Array:
     """Return the argument `name`: numbers with features behind these axes, or class ids, integers of these axes."""
-    given = _real_numbers(name, value)
-    if fits(given.shape, *axes.values(), features) or (is_integer(given) and fits(given.shape, *axes.values())):
+    given = numbers(name, value)
+    if fits(given.shape, *axes.values(), features):
         return _of_jax(given)
+    if is_integer(given) and fits(given.shape, *axes.values()):
+        return _ids(given)
+    advice, one = "", f"{name}[None]"
+    if features == 1 and given.ndim == len(axes):
+        advice = f"; write {name}[..., None]"
+    elif features == 1 and given.ndim == len(axes) - 1:
+        advice = f"; write {name}[None, ..., None] for one sequence"
+    elif given.ndim == len(axes) and given.shape[-1] == features:
+        advice = f"; write {one} for one sequence" if "time" in axes else f"; write {one} for one"
     expected = f"{written(axes | {'features': features})}, or class ids, integers {written(axes)}"
-    advice = f"; write {name}[None] for one sequence" if given.ndim == len(axes) and "time" in axes else ""
     raise ValueError(f"{name}: expected {expected}, got {describe(given)}{advice}")
 
 
 def lengths_of(lengths: Any, batch: Any) -> Array | None:
-    """Return the argument `lengths`: integers `[batch]`, or one for all; None for all steps."""
+    """Return the argument `lengths` in int32: integers `[batch]`, or one for all; None for all steps."""
     if lengths is None:
         return None
-    given = _real_numbers("lengths", lengths)
+    given = numbers("lengths", lengths)
     if not is_integer(given) or not (given.ndim == 0 or fits(given.shape, batch)):
         raise (ValueError if is_integer(given) else TypeError)(
             f"lengths: expected integers {written({'batch': batch})}, or one for all, got {describe(given)}"
         )
-    return _of_jax(given)
+    given = _ids(given)
+    most = jnp.iinfo(jnp.int32).max
+    return given if given.dtype == jnp.int32 else jnp.minimum(given, most).astype(jnp.int32)
+
+
+def targets_of(name: str, value: Any, loss: str, **axes: Any) -> Array:
+    """Return the argument `name` as targets of scores with these axes: values, probabilities, or class ids."""
+    given, places, classes = numbers(name, value), tuple(axes.values())[:-1], axes["C"]
+    if fits(given.shape, *places, classes):
+        return _of_jax(given)
+    of_ids = loss == "cross_entropy"
+    if of_ids and is_integer(given) and fits(given.shape, *places):
+        return _ids(given)
+    advice = ""
+    if fits(given.shape, *places):
+        advice = f"; write {name}.astype(int)" if of_ids else f"; write {name}[..., None]" if classes == 1 else ""
+    elif of_ids and fits(given.shape, *places, 1):
+        advice = f"; write {name}[..., 0]"
+    elif len(places) == 2 and (
+        (given.shape[:1] == places[:1] and given.ndim == 1) or fits(given.shape, places[0], classes)
+    ):
+        advice = "; with one target a sequence, config.target is 'last'"
+    elif len(places) == 1 and given.shape[:1] == places and given.ndim in (2, 3):
+        advice = "; with a target for each time step, config.target is 'each'"
+    expected = written(axes)
+    if of_ids:
+        ids = written({axis: axes[axis] for axis in axes if axis != "C"})
+        expected = f"class ids, integers {ids}, or probabilities {expected}"
+    raise (TypeError if of_ids and fits(given.shape, *places) else ValueError)(
+        f"{name}: expected {expected}, got {describe(given)}{advice}"
+    )
 
 
 def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
@@ -173,7 +274,7 @@ def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
         The same with JAX's arrays.
 
     Raises:
-        TypeError: something in it is of another type.
+        TypeError: something in it is of another type, or of another form.
         ValueError: an array has another shape, or a tuple another length.
 
     Example:
@@ -185,7 +286,7 @@ def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
             raise TypeError(f"{name}: expected {type(expected).__name__}, got {describe(value)}")
         parts = zip(expected._fields, value, expected, strict=True)
         return type(expected)(*(alike(f"{name}.{field}", *pair, floats=floats) for field, *pair in parts))
-    if isinstance(expected, tuple):
+    if isinstance(expected, tuple) and expected:
         kind = type(expected[0]).__name__
         if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
             raise TypeError(f"{name}: expected a tuple of {len(expected)} {kind}, got {describe(value)}")
@@ -193,7 +294,14 @@ def alike(name: str, value: Any, expected: Any, *, floats: bool = True) -> Any:
             raise ValueError(f"{name}: expected {len(expected)} {kind}, got {len(value)}")
         pairs = zip(value, expected, strict=True)
         return tuple(alike(f"{name}[{k}]", *pair, floats=floats) for k, pair in enumerate(pairs))
-    given = _real_numbers(name, value)
+    if not hasattr(expected, "shape"):  # a dict, None, or whatever else a pytree may be
+        form: Any = jax.tree.structure(expected)
+        if jax.tree.structure(value) != form:
+            raise TypeError(f"{name}: expected {form}, got {describe(value)}")
+        both = zip(jax.tree.leaves_with_path(value), jax.tree.leaves(expected), strict=True)
+        found = [alike(f"{name}{jax.tree_util.keystr(path)}", leaf, like, floats=floats) for (path, leaf), like in both]
+        return jax.tree.unflatten(form, found)
+    given = numbers(name, value)
     if floats and not is_floating(given):
         raise TypeError(f"{name}: expected floats of shape {expected.shape}, got {describe(given)}")
     if not fits(given.shape, *expected.shape):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.checks import describe, whole_number
-from jlstm.model import LSTMConfig
+from jlstm.checks import class_ids, finite_numbers, numbers, whole_number
+from jlstm.model import LSTMConfig, check_config
 
 __all__ = [
     "Batch",
@@ -22,11 +22,10 @@ __all__ = [
     "characters_with_room",
     "check_scores_ids",
     "check_text",
-    "class_ids",
     "count",
     "filled_up",
-    "finite_numbers",
     "inputs_of",
+    "is_boxed",
     "rounded_up",
     "steps_of",
     "steps_with_room",
@@ -322,9 +321,10 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
         steps = np.array([len(sequence) for sequence in sequences])
         xs = _pad(sequences, steps.max())
     else:
-        if given.ndim == 2 and given.shape[1] == 1 and config.inputs == "features" and not _is_list_of_arrays(X):
+        one_feature = config.inputs == "features" and config.input_size == 1
+        if given.ndim == 2 and given.shape[1] == 1 and one_feature and not _is_list_of_arrays(X):
             raise ValueError(
-                f"{x_name}: expected [N, T] or [N, T, {config.input_size}], got shape {given.shape}, which may be one "
+                f"{x_name}: expected [N, T] or [N, T, 1], got shape {given.shape}, which may be one "
                 f"sequence, {x_name}[None], or {len(given)} sequences of one step, {x_name}[:, None]: write which"
             )
         xs = _sequences(x_name, given, config)
@@ -355,7 +355,7 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[np.ndarray | list[np.ndarr
     """
     if _is_list_of_arrays(x):
         return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
-    array = _array("x", x)
+    array = np.asarray(numbers("x", x))
     if array.ndim == 3 or (array.ndim == 2 and config.inputs == "tokens"):
         return _sequences("x", array, config), "batch"
     return _sequence("x", array, config)[None], "one"
@@ -384,7 +384,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
     """
     rank = 3 if config.target == "each" else 2
     if not isinstance(predictions, (list, tuple)):
-        predictions = _array("predictions", predictions)
+        predictions = np.asarray(numbers("predictions", predictions))
         if predictions.ndim == rank:
             predictions, targets = [predictions], [targets]
         elif predictions.ndim != rank + 1:
@@ -420,8 +420,7 @@ def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> 
 
 def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = True) -> None:
     """Raise a ValueError unless the network reads class ids and scores the next one, at each step or at the last."""
-    if not isinstance(config, LSTMConfig):
-        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
+    check_config(config)
     if config.loss != "cross_entropy":
         raise ValueError(f"{name}: class ids need a network with loss='cross_entropy', got {config.loss!r}")
     if each and config.target != "each":
@@ -432,69 +431,8 @@ def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = T
         raise ValueError(f"{name}: class ids need a network with {expected}, got {config.input_size} {config.inputs}")
 
 
-def finite_numbers(name: str, value: Any) -> np.ndarray:
-    """Return the argument `name` as a float32 array, or raise an error where it holds anything but finite numbers."""
-    return _finite(name, _array(name, value))
-
-
-def class_ids(name: str, value: Any, classes: int) -> np.ndarray:
-    """Return the argument `name` as an int32 array, or raise an error where it holds anything but class ids."""
-    return _class_ids(name, _array(name, value), classes)
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-        if array.dtype == object and array.size:  # numbers, as a table of several kinds of columns gives them
-            array = np.array(array.tolist())
-    except ValueError:
-        raise ValueError(
-            f"{name}: expected a regular array, got parts of different shapes; give sequences of different length as a "
-            "list of arrays"
-        ) from None
-    except TypeError:
-        raise TypeError(f"{name}: expected numbers, got {value!r}") from None
-    if array.dtype.kind == "m" or not (np.issubdtype(array.dtype, np.bool_) or jnp.issubdtype(array.dtype, jnp.number)):
-        raise TypeError(f"{name}: expected numbers, got {_kind(array.dtype)}")
-    if np.iscomplexobj(array):
-        raise TypeError(f"{name}: expected real numbers, got complex ones")
-    return array
-
-
-def _kind(dtype: np.dtype) -> str:
-    return {"U": "strings", "S": "bytes", "O": "objects"}.get(dtype.kind, str(dtype))
-
-
-def _finite(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array in float32, where every number must be finite."""
-    with np.errstate(over="ignore"):
-        numbers = array.astype(np.float32)
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        where = tuple(int(index) for index in np.argwhere(~finite)[0])
-        raise ValueError(f"{name}: expected finite numbers in float32, got {array[where]} at index {where}")
-    return numbers
-
-
-def _class_ids(name: str, array: np.ndarray, classes: int) -> np.ndarray:
-    if array.dtype == bool and classes == 2:
-        return array.astype(np.int32)
-    if array.dtype == bool:
-        raise TypeError(f"{name}: expected class ids as integers, got booleans, which name 2 classes and not {classes}")
-    if jnp.issubdtype(array.dtype, jnp.floating):  # as a table or a division gives them
-        if not (array == np.floor(array)).all():
-            wrong = array[array != np.floor(array)][0]
-            raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}, {wrong} among them")
-    elif not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name}: expected class ids as integers, got {array.dtype}")
-    if array.size and (array.min() < 0 or array.max() >= classes):
-        wrong = array.min() if array.min() < 0 else array.max()
-        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}")
-    return array.astype(np.int32)
-
-
 def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
-    array = _array("ids", ids)
+    array = np.asarray(numbers("ids", ids))
     if array.ndim != 1:
         raise ValueError(
             f"ids: expected one long text as class ids, [characters], got shape {array.shape}; sequences of numbers "
@@ -502,33 +440,33 @@ def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
         )
     if len(array) <= length:
         raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")
-    return _class_ids("ids", array, 2**31 - 1)
+    return class_ids("ids", array, 2**31 - 1)
 
 
 def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:
     """Return an array whole, and a list as its elements, stacked where they have one shape."""
-    if _is_boxed(value):
+    if is_boxed(value):
         value = list(value)
     if isinstance(value, (list, tuple)):
         if not value:
             raise ValueError(f"{name}: expected at least one sequence, got none")
-        elements = [_array(f"{name}[{k}]", element) for k, element in enumerate(value)]
+        elements = [np.asarray(numbers(f"{name}[{k}]", element)) for k, element in enumerate(value)]
         return np.stack(elements) if len({element.shape for element in elements}) == 1 else elements
-    return _array(name, value)
+    return np.asarray(numbers(name, value))
 
 
-def _is_boxed(value: Any) -> bool:
+def is_boxed(value: Any) -> bool:
     """Whether this is a list of arrays in an array of objects, as `numpy.load` and what splits data give it."""
     return isinstance(value, np.ndarray) and value.dtype == object and any(np.ndim(element) for element in value.flat)
 
 
 def _is_list_of_arrays(value: Any) -> bool:
-    return _is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
+    return is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
 
 
 def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
     """Check one sequence, `[T]` or `[T, I]`."""
-    array = _array(name, value)
+    array = np.asarray(numbers(name, value))
     if config.inputs == "tokens":
         return _tokens(name, array, config, ("T",))
     features = config.input_size
@@ -540,7 +478,7 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
         raise ValueError(f"{name}: expected a sequence {shapes}, I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
-    return _finite(name, array)
+    return finite_numbers(name, array)
 
 
 def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
@@ -566,15 +504,17 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
         raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one time step, got empty sequences, shape {array.shape}")
-    return _finite(name, array)
+    return finite_numbers(name, array)
 
 
 def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, ...]) -> np.ndarray:
-    if array.ndim == 3 and array.shape[-1] == 1:  # as Keras has them
+    if array.ndim == len(axes) + 1 and array.shape[-1] == 1:  # as Keras has them
         array = array[..., 0]
     if array.ndim != len(axes) or array.size == 0:
-        raise ValueError(f"{name}: expected ids [{', '.join(axes)}], at least one, got shape {array.shape}")
-    return _class_ids(name, array, config.input_size)
+        one_hot = array.ndim == len(axes) + 1 and array.shape[-1] == config.input_size
+        advice = f"; write {name}.argmax(-1) for one-hot vectors" if one_hot else ""
+        raise ValueError(f"{name}: expected ids [{', '.join(axes)}], at least one, got shape {array.shape}{advice}")
+    return class_ids(name, array, config.input_size)
 
 
 def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str) -> np.ndarray:
@@ -607,7 +547,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
     if ys.ndim == rank + 1 and ys.shape[-1] == 1 and config.loss == "cross_entropy":  # ids as Keras has them
         ys = ys[..., 0]
     if ys.ndim == rank and config.loss == "cross_entropy":
-        return _class_ids(name, ys, classes)
+        return class_ids(name, ys, classes)
     if ys.ndim == rank and classes == 1:
         ys = ys[..., None]
     if ys.ndim != rank + 1 or ys.shape[-1] != classes:
@@ -617,7 +557,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
         elif config.target == "last" and ys.ndim == 2:
             advice = "; a network that has a target for each time step is made with target='each'"
         raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}{advice}")
-    ys = _finite(name, ys)
+    ys = finite_numbers(name, ys)
     if config.loss == "mse":
         return ys
     if ys.min() < 0 or np.abs(ys[real].sum(axis=-1) - 1).max() > 1e-3:

@@ -112,7 +112,7 @@ def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_spec
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
-def each_its_own(tree: Any, axis_name: str | None) -> Any:
+def each_its_own(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     """Return what the devices of a mapped axis share as something that each of them has, so that its gradient is too.
 
     Where JAX knows that they share it, under `jax.shard_map` as it comes, it sums the gradient over them by itself;
@@ -137,7 +137,8 @@ def spread_by_xla(by_batch: Any) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def on_mesh(params: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
-            places = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves((params, xs, args))]
+            arrays = [leaf for leaf in jax.tree.leaves((params, xs, args)) if hasattr(leaf, "dtype")]
+            places = [jax.typeof(leaf).sharding for leaf in arrays]
             explicit = next((place.mesh for place in places if place.mesh.explicit_axes), None)
             if explicit is None:
                 return function(params, xs, *args, **kwargs)

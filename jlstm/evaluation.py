@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from jlstm.data import check_scores_ids, class_ids, inputs_of
+from jlstm.checks import class_ids
+from jlstm.data import check_scores_ids, inputs_of
 from jlstm.devices import replicate
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state

@@ -1,6 +1,5 @@
 """`CharLM`: a character language model, text in and text out, a thin shell over the pure functions."""
 
-import contextlib
 import math
 import os
 import time
@@ -142,7 +141,7 @@ class CharLM:
             FloatingPointError: the loss became NaN before the first check. After it, NaN or any other error, in the
                 callback too, ends the training with a `RuntimeWarning`, and the best model is returned.
         """
-        vocabulary = "".join(sorted({*_text("text", text), *_text("validation", validation or "")}))
+        vocabulary = "".join(sorted({*_content("text", text), *_content("validation", validation or "")}))
         data = _streams(text, vocabulary, streams, window)
         if len(vocabulary) < 2:
             raise ValueError(f"text: expected at least two different characters, got only {vocabulary!r}")
@@ -177,9 +176,9 @@ class CharLM:
             nonlocal best, lowest, latest, checked
             model = made(report)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
-            is_best = loss is None or loss.nats < lowest
+            is_best = best is None or loss is None or loss.nats < lowest
             if is_best:
-                best, lowest = model, np.inf if loss is None else loss.nats
+                best, lowest = model, np.inf if loss is None or np.isnan(loss.nats) else loss.nats
             checked = report.epoch + report.part
             latest = None if loss is None else loss.nats
             if shown:
@@ -208,21 +207,20 @@ class CharLM:
                     check(report)
                 elif shown:
                     shown.update(done, report.loss, latest)
-        except StopIteration:  # of the callback
-            pass
-        except Exception as error:
-            if best is None:
-                raise
-            message = "The training ended early, and the model is the best of the checks before:\n"
-            warnings.warn(message + "".join(traceback.format_exception(error)), RuntimeWarning, stacklevel=2)
-        except KeyboardInterrupt:
-            if report is None:
-                raise
-            with contextlib.suppress(KeyboardInterrupt):  # a second one ends the check, and loses nothing either
-                if report.epoch + report.part > checked:
+        except BaseException as error:
+            ended = error
+            if isinstance(error, KeyboardInterrupt) and report and report.epoch + report.part > checked:
+                try:
                     check(report)
-            if best is None:
+                except (Exception, KeyboardInterrupt) as of_check:  # a second Ctrl-C ends the check, and loses nothing
+                    ended = of_check
+            if best is None and report and isinstance(ended, (KeyboardInterrupt, StopIteration)):
                 best = made(report)
+            if best is None or not isinstance(ended, (Exception, KeyboardInterrupt)):
+                raise
+            if not isinstance(ended, (KeyboardInterrupt, StopIteration)):
+                message = "The training ended early, and the model is the best of the checks before:\n"
+                warnings.warn(message + "".join(traceback.format_exception(ended)), RuntimeWarning, stacklevel=2)
         finally:
             if shown:
                 shown.close()
@@ -244,7 +242,7 @@ class CharLM:
             TypeError, ValueError: `text` has a character outside the vocabulary, which the message names, or is too
                 short.
         """
-        ids = _encode_some("text", text, self.vocabulary)
+        ids = _encode_some("text", _content("text", text), self.vocabulary)
         if window is None:
             return evaluate_text(self.params, ids, self.config)
         window = whole_number("window", window, least=1)
@@ -291,17 +289,16 @@ class CharLM:
             TypeError, ValueError: an argument is of the wrong type or value; the message names it.
         """
         rows = 1 if samples is None else whole_number("samples", samples, least=1)
-        many = isinstance(prompt, (list, tuple))
+        many = isinstance(prompt, (list, tuple, np.ndarray))
         prompts = [self._encode_prompt(f"prompt[{k}]", one) for k, one in enumerate(prompt)] if many else []
         if many and not prompts:
             raise ValueError("prompt: expected at least one, got an empty list")
         prompts = prompts or [self._encode_prompt("prompt", prompt)]
         choice = self._choice(temperature, top_k, top_p, stop, seed)
-        ids = sampling.generate(
-            self.params, [one for one in prompts for _ in range(rows)], length, self.config, **choice
-        )
+        each = prompts * rows  # the first samples first: a row's number decides what it draws
+        ids = sampling.generate(self.params, each, length, self.config, **choice)
         texts = [decode(row[row >= 0], self.vocabulary) for row in ids]
-        found = texts if samples is None else [texts[first : first + rows] for first in range(0, len(texts), rows)]
+        found: list[Any] = texts if samples is None else [texts[k :: len(prompts)] for k in range(len(prompts))]
         return found if many else found[0]
 
     def stream(
@@ -362,7 +359,7 @@ class CharLM:
         return cls(saved.params, saved.config, saved.vocabulary, saved.trained_on)
 
     def _encode_prompt(self, name: str, prompt: Any) -> np.ndarray:
-        if prompt == "":
+        if _text(name, prompt) == "":
             raise ValueError(f"{name}: expected at least one character, got none")
         return encode(name, prompt, self.vocabulary)
 
@@ -427,6 +424,13 @@ def _text(name: str, text: Any) -> str:
     return text
 
 
+def _content(name: str, text: Any) -> str:
+    """Return a text that was handed over to be learned or measured, and not the name of a file with it."""
+    if len(_text(name, text)) < 256 and os.path.exists(text):
+        raise ValueError(f"{name}: expected the text itself, got the name of a file; write open({text!r}).read()")
+    return text
+
+
 def _encode_some(name: str, text: str, vocabulary: str) -> np.ndarray:
     ids = encode(name, text, vocabulary)
     if len(ids) < 2:
@@ -437,11 +441,10 @@ def _encode_some(name: str, text: str, vocabulary: str) -> np.ndarray:
 def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
     streams, window = whole_number("streams", streams, least=1), whole_number("window", window, least=1)
     if len(text) <= streams * window:
-        if len(text) < 256 and os.path.exists(text):
-            raise ValueError(f"text: expected the text itself, got the name of a file; write open({text!r}).read()")
         fewer, least = (len(text) - 1) // window, f"streams * window = {streams} * {window} = {streams * window:,}"
-        advice = f"streams={fewer}" if fewer else f"streams=1, window={max(1, len(text) - 1)}"
-        raise ValueError(f"text: expected more than {least} characters, got {len(text):,}; it is enough for {advice}")
+        advice = f"streams={fewer}" if fewer > 0 else f"streams=1, window={len(text) - 1}"
+        advice = f"; it is enough for {advice}" if len(text) > 1 else ""
+        raise ValueError(f"text: expected more than {least} characters, got {len(text):,}{advice}")
     return Streams(encode("text", text, vocabulary), streams, window)
 
 

@@ -7,11 +7,11 @@ import optax
 from jax import Array
 
 from jlstm.cell import LSTMState
-from jlstm.checks import array, describe, fits, is_integer, lengths_of, written
+from jlstm.checks import array, describe, lengths_of, targets_of
 from jlstm.devices import spread_by_xla
 from jlstm.model import LSTMConfig, ModelParams, checked, scores_of
 
-__all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss", "targets_of"]
+__all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss"]
 
 
 def cross_entropy(logits: Array, targets: Array, lengths: Array | None = None) -> Array:
@@ -63,10 +63,12 @@ def mse(predictions: Array, targets: Array, lengths: Array | None = None) -> Arr
 
 def _loss_of(name: str, scores: Any, targets: Any, lengths: Any, loss: str) -> Array:
     scores = array(name, scores)
-    if scores.ndim not in (2, 3):
+    if scores.ndim == 0 or (lengths is not None and scores.ndim not in (2, 3)):
         raise ValueError(f"{name}: expected [batch, time, C], or [batch, C], got {describe(scores)}")
-    axes = dict(zip(("batch", "time", "C") if scores.ndim == 3 else ("batch", "C"), scores.shape, strict=True))
-    targets, lengths = targets_of("targets", targets, axes, loss), lengths_of(lengths, scores.shape[0])
+    names = {1: ["C"], 2: ["batch", "C"], 3: ["batch", "time", "C"]}
+    other = [*(f"axis {k}" for k in range(scores.ndim - 1)), "C"]
+    axes = dict(zip(names.get(scores.ndim, other), scores.shape, strict=True))
+    targets, lengths = targets_of("targets", targets, loss, **axes), lengths_of(lengths, scores.shape[0])
     return _mean(*_summed(scores, targets, lengths, loss=loss))
 
 
@@ -148,28 +150,7 @@ def summed_loss(
     axes = {"batch": xs.shape[0], "time": xs.shape[1], "C": config.output_size}
     if config.target == "last":
         del axes["time"]
-    return _total(params, xs, targets_of("ys", ys, axes, config.loss), state, lengths, key, config=config)
-
-
-def targets_of(name: str, value: Any, axes: dict[str, Any], loss: str) -> Array:
-    """Return the argument `name` as targets of scores with these axes: values, probabilities, or class ids."""
-    given, places = array(name, value), tuple(axes.values())[:-1]
-    if fits(given.shape, *axes.values()):
-        return given
-    if loss == "mse":
-        raise ValueError(f"{name}: expected {written(axes)}, got {describe(given)}")
-    if fits(given.shape, *places) and is_integer(given):
-        return given
-    ids = {axis: axes[axis] for axis in axes if axis != "C"}
-    expected = f"class ids, integers {written(ids)}, or probabilities {written(axes)}"
-    advice = ""
-    if fits(given.shape, *places):
-        advice = f"; write {name}.astype(int)"
-    elif fits(given.shape, *places, 1):
-        advice = f"; write {name}[..., 0]"
-    raise (TypeError if fits(given.shape, *places) else ValueError)(
-        f"{name}: expected {expected}, got {describe(given)}{advice}"
-    )
+    return _total(params, xs, targets_of("ys", ys, config.loss, **axes), state, lengths, key, config=config)
 
 
 @spread_by_xla((False, (False, True)))
@@ -190,7 +171,7 @@ def _summed(scores: Array, targets: Array, lengths: Array | None, *, loss: str) 
         each = losses(scores, targets)
         return each.sum(), jnp.asarray(each.size, each.dtype)
     lengths = jnp.broadcast_to(lengths, scores.shape[:1])
-    real = jnp.arange(scores.shape[1])[None] < lengths[:, None] if scores.ndim == 3 else lengths > 0
+    real = jnp.arange(scores.shape[1], dtype=jnp.int32)[None] < lengths[:, None] if scores.ndim == 3 else lengths > 0
     # The targets too: NaN in the padding would reach the gradient as 0 · NaN.
     targets = jnp.where(real if targets.ndim == real.ndim else real[..., None], targets, 0)
     return jnp.where(real, losses(scores, targets), 0).sum(), real.sum().astype(scores.dtype)

@@ -20,7 +20,7 @@ from jlstm.cell import (
     lstm_shapes,
     widen,
 )
-from jlstm.checks import alike, describe, inputs, lengths_of, prng_key, real_number, size, whole_number
+from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, real_number, whole_number, whole_size
 from jlstm.devices import spread_by_xla
 from jlstm.unroll import run
 
@@ -28,6 +28,7 @@ __all__ = [
     "LSTMConfig",
     "ModelParams",
     "Readout",
+    "check_config",
     "draw_params",
     "dropout_masks",
     "forward",
@@ -158,8 +159,10 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
         >>> init_params(jax.random.key(0), config).layers[0].weight_hh.shape
         (8, 32)
     """
+    check_config(config)
     # All in one draw: to compile one takes 0.3 s.
-    normal = jax.random.normal(prng_key("key", key), (sum(_counts(config)),), jnp.promote_types(dtype, jnp.float32))
+    drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
+    normal = jax.random.normal(prng_key("key", key), (sum(_counts(config)),), drawn)
     return jax.tree.map(lambda array: array.astype(dtype), _from_draws(normal, config))
 
 
@@ -261,8 +264,12 @@ def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
     """
     if not isinstance(params, ModelParams):
         raise TypeError(f"params: expected ModelParams, got {describe(params)}")
+    if not isinstance(params.layers, (tuple, list)):
+        raise TypeError(f"params.layers: expected a tuple of LSTMParams, got {describe(params.layers)}")
+    for k, layer in enumerate(params.layers):
+        LSTM.check(f"params.layers[{k}]", layer)
     layers = jax.tree.map(jnp.asarray, params.layers)
-    return tuple(LSTM.zero_state(layer, (size("batch", batch),)) for layer in layers)
+    return tuple(LSTM.zero_state(layer, (whole_size("batch", batch),)) for layer in layers)
 
 
 def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:
@@ -285,7 +292,8 @@ def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.f
         >>> [mask.shape for mask in dropout_masks(jax.random.key(0), config, batch=2)]
         [(2, 1, 8), (2, 1, 8)]
     """
-    keep, batch = 1 - config.dropout, size("batch", batch)
+    check_config(config)
+    keep, batch = 1 - config.dropout, whole_size("batch", batch)
     shape = (config.layers, batch, 1, config.hidden_size)
     return tuple(jax.random.bernoulli(prng_key("key", key), jnp.float32(keep), shape).astype(dtype) / keep)
 
@@ -325,10 +333,15 @@ def forward(
     return scores_of(*checked(params, xs, config, state, lengths, key), config=config)
 
 
-def checked(params: Any, xs: Any, config: Any, state: Any, lengths: Any, key: Any) -> tuple:
-    """Return what `forward` takes, all but the configuration, as `scores_of` takes it, or raise an error."""
+def check_config(config: Any) -> None:
+    """Raise a TypeError unless this is an `LSTMConfig`."""
     if not isinstance(config, LSTMConfig):
         raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
+
+
+def checked(params: Any, xs: Any, config: Any, state: Any, lengths: Any, key: Any) -> tuple:
+    """Return what `forward` takes, all but the configuration, as `scores_of` takes it, or raise an error."""
+    check_config(config)
     params = alike("params", params, params_shapes(config))
     xs = inputs("xs", xs, config.input_size, batch=None, time=None)
     batch = xs.shape[0]
@@ -401,8 +414,7 @@ def step(
         >>> step(params, jnp.ones((2, 1)), config, state)[0].shape
         (2, 3)
     """
-    if not isinstance(config, LSTMConfig):
-        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
+    check_config(config)
     params, x = alike("params", params, params_shapes(config)), inputs("x", x, config.input_size, batch=None)
     return next_scores(params, x, _checked_state(state, config, x.shape[0]))
 

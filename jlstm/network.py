@@ -11,8 +11,8 @@ from jax import Array
 from jax.tree_util import keystr
 
 from jlstm.checkpoint import Saved, load, save
-from jlstm.checks import alike, class_only, real_number, switch, whole_number, whole_seed
-from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count, finite_numbers
+from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
+from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count
 from jlstm.devices import everywhere, replicate
 from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
@@ -115,9 +115,10 @@ class LSTMNetwork:
 
     def __repr__(self) -> str:
         config, on = self.config, self._trained.on
-        inputs = f"{config.input_size} {config.inputs if config.input_size > 1 else config.inputs[:-1]}"
-        outputs = f"{config.output_size} {'classes' if config.loss == 'cross_entropy' else 'values'}"
-        return f"LSTMNetwork({inputs}, {summary(config)}, {outputs}{f', trained on {on}' if on else ''})"
+        inputs = f"{config.input_size} {config.inputs.removesuffix('s' * (config.input_size == 1))}"
+        outputs = "classes" if config.loss == "cross_entropy" else f"value{'s' * (config.output_size > 1)}"
+        trained = f", trained on {on}" if on else ""
+        return f"LSTMNetwork({inputs}, {summary(config)}, {config.output_size} {outputs}{trained})"
 
     @property
     def params(self) -> ModelParams:
@@ -186,8 +187,12 @@ class LSTMNetwork:
         if periodic_callback is not None and not callable(periodic_callback):
             raise TypeError(f"periodic_callback: expected a callable, got {periodic_callback!r}")
         every = epochs / 25 if callback_every is None else real_number("callback_every", callback_every)
-        if callback_every is not None and not 0 < every <= max(epochs, 1):
-            raise ValueError(f"callback_every: expected a positive number up to epochs = {epochs}, got {every:g}")
+        if callback_every == 0:
+            raise ValueError("callback_every: expected a positive number of epochs, got 0")
+        if periodic_callback and epochs and every > epochs:
+            raise ValueError(
+                f"callback_every: expected at most epochs = {epochs}, got {every:g}: it would not be called"
+            )
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
         batches = batches_of(data, batch_size)
         before = self.history
@@ -221,7 +226,7 @@ class LSTMNetwork:
                         validation_loss += (
                             evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs),
                         )
-                on = f"{sequences:,} sequences for {len(loss)} epochs"
+                on = f"{sequences:,} sequence{'s' * (sequences > 1)} for {len(loss)} epoch{'s' * (len(loss) > 1)}"
                 self._trained = _Trained(report.state, History(loss, validation_loss), on)
                 done = report.epoch + report.part
                 if progress:

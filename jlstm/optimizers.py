@@ -14,7 +14,7 @@ import optax
 from jax import Array
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-from jlstm.checks import describe
+from jlstm.checks import describe, is_floating, is_integer
 
 __all__ = [
     "IDLE",
@@ -87,7 +87,8 @@ class Rate:
     def __call__(self, count: Any = None) -> Array:
         """Return the rate of the next step, whatever its count."""
         learning_rate, decay_rate, first_step, first_epoch, epoch_steps, steps, warmup = self.schedule
-        done = jnp.asarray(self.step - first_step, jnp.float32)
+        # Not below 0, where an update began to add up its mini-batches in the training before.
+        done = jnp.maximum(jnp.asarray(self.step - first_step, jnp.float32), 0)
         rise = jnp.minimum((done + 1) / jnp.maximum(warmup, 1), 1)
         part = jnp.clip((done - warmup) / jnp.maximum(steps - warmup, 1), 0, 1)
         return learning_rate * rise * self.shape(part) / (1 + decay_rate * (first_epoch + done / epoch_steps))
@@ -129,12 +130,16 @@ def transformation(made: Any) -> optax.GradientTransformationExtraArgs:
     """
     init, update = getattr(made, "init", None), getattr(made, "update", None)
     if not callable(init) or not callable(update):
-        raise TypeError(f"optimizer: expected it to be an optax GradientTransformation, got {describe(made)}")
-    if isinstance(made, optax.GradientTransformation):
-        return optax.with_extra_args_support(made)
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(update).parameters.values()):
-        return optax.GradientTransformationExtraArgs(init, update)
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+        advice = "; call it, and give what it returns" if callable(made) else ""
+        raise TypeError(f"optimizer: expected it to be an optax GradientTransformation, got {describe(made)}{advice}")
+    parameters = inspect.signature(update).parameters
+
+    def taking(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        taken = {name: value for name, value in extra.items() if name in parameters}
+        return update(updates, state, params, **taken)
+
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return optax.GradientTransformationExtraArgs(init, update if takes_all else taking)
 
 
 def adam(rate: optax.Schedule) -> optax.GradientTransformation:
@@ -200,12 +205,27 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
         1.0
     """
     kinds = AverageState, ScheduleFreeState
+    found = params
     for state in jax.tree.leaves(opt_state, is_leaf=lambda state: isinstance(state, kinds)):
         if isinstance(state, AverageState):
-            return state.average
-        if isinstance(state, ScheduleFreeState):
-            return schedule_free_eval_params(state, params)
-    return params
+            found = _filled(state.average, found)
+        elif isinstance(state, ScheduleFreeState):
+            own = schedule_free_eval_params(state._replace(z=_filled(state.z, params)), params)
+            found = _filled(jax.tree.map(_of, state.z, own, is_leaf=_is_masked), found)
+    return found
+
+
+def _filled(tree: Any, params: Any) -> Any:
+    """Return a pytree with the parameters where an optimiser for some of them alone has left them out."""
+    return jax.tree.map(lambda leaf, own: own if _is_masked(leaf) else leaf, tree, params, is_leaf=_is_masked)
+
+
+def _of(leaf: Any, own: Any) -> Any:
+    return leaf if _is_masked(leaf) else own
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def accumulated(opt_state: Any) -> Any:
@@ -271,14 +291,15 @@ def by_what_they_compute(optimizer: Optimizer, schedule: Shape, params: Any) -> 
     """
     for name, function in (("optimizer", optimizer), ("schedule", schedule)):
         if not callable(function):
-            raise TypeError(f"{name}: expected a callable, got {describe(function)}")
+            advice = "; write lambda rate: optax.adam(rate)" if hasattr(function, "update") else ""
+            raise TypeError(f"{name}: expected a callable, got {describe(function)}{advice}")
     if (optimizer, schedule) == (adam, cosine):  # nobody waits for the trial of what is known
         return optimizer, schedule
     part = jax.ShapeDtypeStruct((), jnp.float32)
     factor = _tried(
         "schedule: expected a factor for the part that is done, a JAX number", jax.eval_shape, schedule, part
     )
-    if getattr(factor, "shape", None) != ():
+    if getattr(factor, "shape", None) != () or not (is_floating(factor) or is_integer(factor)):
         raise TypeError(f"schedule: expected it to return one number, got {describe(factor)}")
 
     def run(numbers: Schedule, step: Any, grads: Any, params: Any) -> tuple:

@@ -10,8 +10,8 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.checks import alike, prng_key, real_number, whole_number
-from jlstm.data import check_scores_ids, class_ids, filled_up, inputs_of
+from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
+from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
 from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, zero_state
 
@@ -143,8 +143,9 @@ def _written(
 
 def _padded(prompts: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts as `[batch, time]` and how many ids of each are real, `[batch]`, or one number for all."""
-    if isinstance(prompts, (list, tuple)) and len({np.shape(row) for row in map(np.asarray, prompts)}) > 1:
-        rows = [class_ids(f"prompts[{k}]", row, classes) for k, row in enumerate(prompts)]
+    listed = is_boxed(prompts) or isinstance(prompts, (list, tuple))
+    rows = [class_ids(f"prompts[{k}]", row, classes) for k, row in enumerate(prompts)] if listed else []
+    if len({row.shape for row in rows}) > 1:
         for k, row in enumerate(rows):
             if row.ndim != 1 or row.size == 0:
                 raise ValueError(f"prompts[{k}]: expected at least one id, [time], got shape {row.shape}")

@@ -30,7 +30,7 @@ from jlstm.data import (
 )
 from jlstm.devices import AXIS, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, params_shapes, zero_state
+from jlstm.model import LSTMConfig, ModelParams, check_config, params_shapes, zero_state
 from jlstm.optimizers import (
     IDLE,
     Optimizer,
@@ -81,15 +81,15 @@ class Trainer(NamedTuple):
     step: Callable[[TrainState, Batch], tuple[TrainState, Array]]
 
 
-def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | None = None) -> Trainer:
+def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, ...] | None = None) -> Trainer:
     """Return the pure functions that train a network.
 
     Args:
         config: the network.
         optimizer: any optax `GradientTransformation`, or what else optax calls an optimiser; clipping, schedules and
             weight decay are optax's. It is offered the loss, as `value`, and the loss as a function, as `value_fn`.
-        axis_name: the mapped axis over whose devices the batch is split, for use inside `jax.shard_map` or `jax.vmap`;
-            the update is that of the whole batch.
+        axis_name: the mapped axis, or axes in a tuple, over whose devices the batch is split, for use inside
+            `jax.shard_map` or `jax.vmap`; the update is that of the whole batch.
 
     Returns:
         The `Trainer`; compile its step yourself, or scan over it. Nothing in the state shares a buffer with what it was
@@ -107,8 +107,12 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | None = None)
         >>> int(state.step)
         1
     """
-    if not isinstance(config, LSTMConfig):
-        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
+    check_config(config)
+    for name in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        if name is not None and not isinstance(name, str):
+            raise TypeError(
+                f"axis_name: expected the name of a mapped axis, or several in a tuple, got {describe(name)}"
+            )
     tx = transformation(optimizer)
 
     def init(params: ModelParams, key: Array) -> TrainState:

@@ -56,14 +56,19 @@ def unroll(
         ((2, 7, 5), (2, 5), 0.0)
     """
     features = cell.check("params", params) if isinstance(cell, Cell) else None
-    xs = inputs("xs", xs, features, batch=None, time=None)
-    params, batch = jax.tree.map(jnp.asarray, params), xs.shape[0]
-    state, lengths = _checked_state(cell, params, state, batch), lengths_of(lengths, batch)
+    if features is not None:
+        xs = inputs("xs", xs, features, batch=None, time=None)
+    elif (xs := array("xs", xs)).ndim < 2:
+        raise ValueError(f"xs: expected {written({'batch': None, 'time': None, '...': None})}, got {describe(xs)}")
+    if isinstance(cell, Cell):
+        params = jax.tree.map(jnp.asarray, params)
+    batch = xs.shape[0]
+    state, lengths = _first_state(cell, params, state, batch), lengths_of(lengths, batch)
     segment = None if segment is None else whole_number("segment", segment, least=1)
     return run(params, xs, state, lengths, cell=cell, segment=segment)
 
 
-def _checked_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
+def _first_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
     if isinstance(cell, Cell):
         if state is None:
             return cell.zero_state(params, (batch,))
@@ -74,7 +79,7 @@ def _checked_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
         raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
     for path, leaf in jax.tree.leaves_with_path(state):
         name = f"state{jax.tree_util.keystr(path)}"
-        if array(name, leaf).shape[:1] != (batch,):
+        if array(name, leaf).shape[:1] not in ((batch,), ()):
             raise ValueError(f"{name}: expected {written({'batch': batch, '...': None})}, got {describe(leaf)}")
     return state
 
@@ -87,13 +92,13 @@ def run(
     steps: Any = jnp.swapaxes(xs if xs.ndim == 2 else cast_like(params, xs), 0, 1)
     state, real = cast_like(params, state), None
     if lengths is not None and steps.shape[0] != 0:
-        real = jnp.arange(steps.shape[0])[:, None] < lengths.reshape(1, -1)
-        steps = jnp.where(real if steps.ndim == 2 else real[:, :, None], steps, 0)
+        real = jnp.arange(steps.shape[0], dtype=jnp.int32)[:, None] < lengths.reshape(1, -1)
+        steps = jnp.where(real.reshape(*real.shape, *[1] * (steps.ndim - 2)), steps, 0)
         real = cast_like(params, real)[:, :, None]
     uniform = lengths is None or lengths.ndim == 0
     if not isinstance(cell, Cell):
-        step, inputs = (cell, steps) if real is None else (_held_step(cell), (steps, real))
-        hs, state = _plain_scan(step, params, _as_stepped(step, params, state, inputs), inputs)
+        step, given = (cell, steps) if real is None else (_held_step(cell), (steps, real))
+        hs, state = _plain_scan(step, params, _as_stepped(step, params, state, given), given)
         return jnp.swapaxes(hs, 0, 1), state
     state = _as_stepped(cell.step, params, state, steps)
     if segment is None:
@@ -260,4 +265,9 @@ def _held_step(step: Callable) -> Callable:
 
 def _hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Array]:
     new, h = stepped
-    return jax.tree.map(lambda n, old: jnp.where(real > 0, n, old), new, state), jnp.where(real > 0, h, 0)
+
+    def held(after: Array, before: Any) -> Array:
+        shape = real.shape[: after.ndim] + (1,) * (after.ndim - 2)
+        return jnp.where((real > 0).reshape(shape) if after.ndim else (real > 0).any(), after, before)
+
+    return jax.tree.map(held, new, state), held(h, jnp.zeros_like(h))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 import jlstm
 from jlstm import Batch, LSTMConfig, LSTMState
-from jlstm.checks import alike, class_only, describe, prng_key, shaped, size, whole_seed
+from jlstm.checks import alike, class_only, describe, prng_key, shaped, whole_seed, whole_size
 from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
@@ -20,6 +21,7 @@ CONFIG = LSTMConfig(3, 4, 5, layers=2)
 GIVEN = random_problem(CONFIG, 2, 6)
 PARAMS, XS, YS, STATE, LENGTHS = (GIVEN[name] for name in ("params", "xs", "ys", "state", "lengths"))
 LAYER = PARAMS.layers[0]
+ONE, VALUE = LSTMConfig(1, 4, 5), LSTMConfig(3, 4, 1, loss="mse")
 IDS = np.zeros((2, 6), int)
 
 
@@ -70,10 +72,10 @@ def test_a_pytree_is_compared_part_by_part():
 
 def test_a_size_may_be_symbolic():
     [symbol] = jax.export.symbolic_shape("b")
-    assert size("batch", symbol) is symbol
-    assert size("batch", np.int8(3)) == 3
+    assert whole_size("batch", symbol) is symbol
+    assert whole_size("batch", np.int8(3)) == 3
     with pytest.raises(TypeError, match=r"^batch: expected an integer, got 2\.5$"):
-        size("batch", 2.5)
+        whole_size("batch", 2.5)
 
 
 def test_no_seed_is_another_one_each_time():
@@ -119,10 +121,10 @@ MISTAKES = {
         "xs: expected [batch, time, features = 3], or class ids, int",
     ),
     "ids in bool": (forward, (PARAMS, IDS > 0, CONFIG), "xs: expected"),
-    "words": (forward, (PARAMS, [["a"]], CONFIG), "xs: expected real numbers, got a list of 1"),
-    "ragged": (forward, (PARAMS, [[1], [1, 2]], CONFIG), "xs: expected an array, got parts of different shapes"),
-    "complex": (forward, (PARAMS, XS * 1j, CONFIG), "xs: expected real numbers, got complex64"),
-    "nothing": (forward, (PARAMS, None, CONFIG), "xs: expected real numbers, got None"),
+    "words": (forward, (PARAMS, [["a"]], CONFIG), "xs: expected numbers, got strings"),
+    "ragged": (forward, (PARAMS, [[1], [1, 2]], CONFIG), "xs: expected a regular array, got parts of different shapes"),
+    "complex": (forward, (PARAMS, XS * 1j, CONFIG), "xs: expected real numbers, got complex ones"),
+    "nothing": (forward, (PARAMS, None, CONFIG), "xs: expected numbers, got None"),
     "a layer for a network": (forward, (LAYER, XS, CONFIG), "params: expected ModelParams, got LSTMParams"),
     "a dict for a network": (forward, (PARAMS._asdict(), XS, CONFIG), "params: expected ModelParams, got {"),
     "a layer too few": (
@@ -145,7 +147,7 @@ MISTAKES = {
         (with_bias(np.zeros(16, int)), XS, CONFIG),
         "params.layers[0].bias: expected floats of shape (16,), got int",
     ),
-    "no bias": (forward, (with_bias(None), XS, CONFIG), "params.layers[0].bias: expected real numbers, got None"),
+    "no bias": (forward, (with_bias(None), XS, CONFIG), "params.layers[0].bias: expected numbers, got None"),
     "a network of another size": (
         forward,
         (PARAMS, XS, replace(CONFIG, hidden_size=5)),
@@ -231,7 +233,11 @@ MISTAKES = {
     "a cell's input": (jlstm.lstm_cell, (LAYER, STATE[0], XS[0, 0]), "x: expected"),
     "a layer's zeros": (jlstm.zero_state, (LAYER, 2), "params: expected ModelParams, got LSTMParams"),
     "half a batch": (jlstm.zero_state, (PARAMS, 2.5), "batch: expected an integer, got 2.5"),
-    "logits of four axes": (jlstm.cross_entropy, (np.ones((1, 1, 1, 2)), IDS), "logits: expected [batch, time, C], or"),
+    "logits of four axes": (
+        jlstm.cross_entropy,
+        (np.ones((1, 1, 1, 2)), IDS, 1),
+        "logits: expected [batch, time, C], or",
+    ),
     "targets of other logits": (
         jlstm.cross_entropy,
         (np.ones((2, 6, 3)), IDS[:1]),
@@ -264,6 +270,56 @@ MISTAKES = {
         (LAYER, LSTMConfig(5, 4, 5), "abcde"),
         "params: expected ModelParams, got LSTMParams",
     ),
+    "a series of one feature": (
+        forward,
+        (random_problem(ONE, 2, 6)["params"], XS[..., 0], ONE),
+        "xs: .*; write xs\\[..., None\\]",
+    ),
+    "one series of one feature": (
+        forward,
+        (random_problem(ONE, 2, 6)["params"], XS[0, :, 0], ONE),
+        "xs: .*; write xs\\[None, ..., None\\] for one sequence",
+    ),
+    "values without an axis": (
+        loss_fn,
+        (random_problem(VALUE, 2, 6)["params"], XS, YS * 1.0, VALUE),
+        "ys: expected \\[batch = 2, time = 6, C = 1\\].*; write ys\\[..., None\\]",
+    ),
+    "one target a sequence": (loss_fn, (PARAMS, XS, YS[:, 0], CONFIG), "ys: .*; with one target a .* is 'last'"),
+    "a target for each step": (
+        loss_fn,
+        (PARAMS, XS, YS, replace(CONFIG, target="last")),
+        "ys: .*; with a target for each time step, config.target is 'each'",
+    ),
+    "no network to draw": (jlstm.init_params, (jax.random.key(0), {"a": 1}), "config: expected an LSTMConfig, got"),
+    "integers to draw": (jlstm.init_params, (jax.random.key(0), CONFIG, int), "dtype: expected a dtype of floats, got"),
+    "complex to draw": (
+        jlstm.init_params,
+        (jax.random.key(0), CONFIG, "complex64"),
+        "dtype: expected a dtype of floats",
+    ),
+    "an unknown dtype": (
+        jlstm.init_params,
+        (jax.random.key(0), CONFIG, "float99"),
+        "dtype: expected a dtype of floats",
+    ),
+    "a layer's zeros in a network": (
+        jlstm.zero_state,
+        (PARAMS._replace(layers=LAYER), 2),
+        "params.layers[0]: expected LSTMParams, got float32 of shape (3, 16)",
+    ),
+    "no layers' zeros": (jlstm.zero_state, (PARAMS._replace(layers=None), 2), "params.layers: expected a tuple of"),
+    "a number for an axis": (
+        lambda *given: jlstm.trainer(*given, axis_name=3),
+        (CONFIG, optax.sgd(0.1)),
+        "axis_name: expected the name of a mapped axis, or several in a tuple, got 3",
+    ),
+    "a maker of optimisers": (jlstm.trainer, (CONFIG, optax.adam), "optimizer: .*; call it, and give what it returns"),
+    "ragged prompts": (
+        lambda *given: jlstm.generate(*given, 3, replace(CONFIG, input_size=5), key=jax.random.key(0)),
+        (PARAMS, [[0, [1, 2]], [1]]),
+        "prompts[0]: expected a regular array, got parts of different shapes",
+    ),
     "parameters to write with": (
         lambda *given: jlstm.generate(*given, 3, replace(CONFIG, input_size=5), key=jax.random.key(0)),
         (PARAMS, [[1]]),
@@ -286,19 +342,81 @@ def test_mistakes_are_named_when_a_function_is_traced(name):
         jax.jit(function)(params, xs, config, *state)
 
 
-def test_a_cell_of_ones_own_checks_nothing_that_it_does_not_say():
-    cell = jlstm.LSTM._replace(check=lambda name, params: None)
-    assert jlstm.unroll(LAYER, XS, cell=cell)[0].shape == (2, 6, 4)
+class Remembering(NamedTuple):
+    """A state with more than arrays in it."""
+
+    h: jax.Array
+    more: dict
+    nothing: None = None
+
+
+def test_a_cell_of_ones_own_has_the_state_that_it_says():
+    def zero_state(params, batch_shape):
+        h = jnp.zeros((*batch_shape, 4))
+        return Remembering(h, {"c": jnp.zeros((*batch_shape, 4))})
+
+    def gates(params, z, state):
+        memory, h = jlstm.LSTM.gates(params, z, LSTMState(state.h, state.more["c"]))
+        return Remembering(h, {"c": memory.c}), h
+
+    cell = jlstm.LSTM._replace(gates=gates, zero_state=zero_state, check=lambda name, params: None)
+    state = zero_state(LAYER, (2,))
+    for lengths in (None, LENGTHS):
+        hs, after = jlstm.unroll(LAYER, XS, state, cell=cell, lengths=lengths)
+        expected, last = jlstm.unroll(LAYER, XS, lengths=lengths)
+        np.testing.assert_allclose(hs, expected, atol=1e-6)
+        np.testing.assert_allclose(after.more["c"], last.c, atol=1e-6)
+    with pytest.raises(TypeError, match=r"^state\.more: expected PyTreeDef\(\{'c': \*\}\), got None"):
+        jlstm.unroll(LAYER, XS, state._replace(more=None), cell=cell)
+    with pytest.raises(ValueError, match=r"^state\.more\['c'\]: expected shape \(2, 4\), got float32 of"):
+        jlstm.unroll(LAYER, XS, state._replace(more={"c": jnp.zeros((3, 4))}), cell=cell)
+
+
+def test_a_plain_function_takes_what_it_likes():
+    """Images, numbers without features, a counter in its state, a function among its parameters."""
 
     def plain(params, state, x):
-        return {"h": jnp.tanh(state["h"] + x)}, state["h"]
+        h = params["activation"](state["h"] + x.reshape(2, -1).sum(axis=1))
+        return {"h": h, "count": state["count"] + 1}, h
 
-    with pytest.raises(
-        ValueError, match=r"^state\['h'\]: expected \[batch = 2, \.\.\.\], got float32 of shape \(3, 3\)"
+    params, state = {"activation": jnp.tanh}, {"h": jnp.zeros(2), "count": 0}
+    for xs in (np.ones((2, 3, 4, 4, 2), np.float32), np.ones((2, 3), np.float32)):
+        hs, after = jlstm.unroll(params, xs, state, cell=plain)
+        assert hs.shape == (2, 3)
+        assert after["count"] == 3
+        _, after = jlstm.unroll(params, xs, state, cell=plain, lengths=[2, 1])
+        np.testing.assert_array_equal(after["h"], [hs[0, 1], hs[1, 0]])
+    for wrong, message in (
+        ({"h": jnp.zeros((3, 3))}, r"^state\['h'\]: expected \[batch = 2, \.\.\.\], got float32 of shape"),
+        (None, "^state: a cell that is a plain function needs its state"),
     ):
-        jlstm.unroll({}, XS, {"h": jnp.zeros((3, 3))}, cell=plain)
+        with pytest.raises(ValueError, match=message):
+            jlstm.unroll(params, XS, wrong, cell=plain)
+    with pytest.raises(ValueError, match=r"^xs: expected \[batch, time, \.\.\.\], got int64 of shape \(2,\)"):
+        jlstm.unroll(params, np.ones(2, int), state, cell=plain)
     with pytest.raises(TypeError, match=r"^cell: expected a Cell or a function \(params, state, x\)"):
         jlstm.unroll(LAYER, XS, STATE[0], cell="lstm")
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4)])
+def test_losses_take_scores_of_any_axes(shape):
+    rng = np.random.default_rng(0)
+    logits, ids = rng.normal(size=(*shape, 5)), rng.integers(5, size=shape)
+    flat = jlstm.cross_entropy(logits.reshape(-1, 5), ids.reshape(-1))
+    np.testing.assert_allclose(jlstm.cross_entropy(logits, ids), flat, rtol=1e-6)
+    np.testing.assert_allclose(jlstm.mse(logits, logits + 2), 4, rtol=1e-6)
+
+
+def test_ids_and_lengths_of_few_bits():
+    """256 is 0 in a byte."""
+    config = LSTMConfig(256, 4, 256, inputs="tokens")
+    given = random_problem(config, 2, 6)
+    expected = jlstm.loss_fn(**given)
+    for dtype in ("uint8", "int16", "uint32"):
+        of_few = {name: given[name].astype(dtype) for name in ("xs", "ys", "lengths")}
+        with jax.numpy_dtype_promotion("strict"):
+            assert jlstm.loss_fn(**given | of_few) == expected
+    assert jlstm.cross_entropy(np.zeros((2, 256)), np.uint8([0, 255])) == pytest.approx(np.log(256))
 
 
 # What only values tell

@@ -1056,6 +1056,10 @@ def test_tokens_as_keras_has_them():
     assert_is(batch.xs, IDS, np.int32)
     assert_is(as_batch(IDS.astype(float), IDS, TOKENS).xs, IDS, np.int32)
     assert_is(as_sequences(IDS[..., None], TOKENS)[0], IDS, np.int32)
+    [one, other] = as_sequences([IDS[0][:, None], IDS[1]], TOKENS)[0]
+    assert_is(np.stack([one, other]), IDS, np.int32)
+    with pytest.raises(ValueError, match=r"^X: expected ids \[N, T\].*; write X\.argmax\(-1\) for one-hot vectors"):
+        as_batch(np.eye(4)[IDS], IDS, TOKENS)
 
 
 @pytest.mark.parametrize(

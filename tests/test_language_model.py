@@ -1,5 +1,6 @@
 """Text in, text out: what `CharLM` learns, keeps, says and refuses."""
 
+import contextlib
 import inspect
 import json
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from jlstm import language_model
 from jlstm.checkpoint import Saved, save
-from jlstm.evaluation import evaluate_text
+from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.gradcheck import random_problem
 from jlstm.language_model import CharLM, decode, default_dropout, encode
 from jlstm.model import LSTMConfig, forward
@@ -425,3 +426,52 @@ def test_texts_that_are_none_are_told_apart(tmp_path):
         with pytest.raises(error, match=message):
             CharLM.train(text, progress=False)
     assert CharLM.train(TEXT, **SMALL | {"streams": 7, "window": 64, "epochs": 1}).trained_on.startswith("504")
+
+
+@pytest.mark.parametrize("error", [StopIteration, KeyboardInterrupt, OSError])
+def test_ctrl_c_before_a_check_that_does_not_end_either(monkeypatch, error):
+    fit, models = language_model.fit, []
+
+    def interrupted(*arguments, **options):
+        for number, report in enumerate(fit(*arguments, **options)):
+            yield report
+            if number == 3:
+                raise KeyboardInterrupt
+
+    def callback(model, check):
+        models.append(model)
+        if len(models) > 1:
+            raise error
+
+    monkeypatch.setattr(language_model, "fit", interrupted)
+    monkeypatch.setattr(language_model.Progress, "update", lambda *arguments: None)
+    arguments = {"callback": callback, "check_every": 2} | SMALL | {"epochs": 40}
+    with pytest.warns(RuntimeWarning, match="OSError") if error is OSError else contextlib.nullcontext():
+        model = CharLM.train(TEXT, **arguments)
+    assert model is models[-1]
+
+
+def test_a_validation_loss_that_is_no_number_loses_nothing(monkeypatch):
+    losses = iter([np.nan, 1.0, np.nan])
+    monkeypatch.setattr(language_model, "evaluate_text", lambda *arguments: TextLoss(next(losses), 1))
+    models = []
+    model = CharLM.train(TEXT, validation=TEXT, callback=lambda model, check: models.append(model), **SMALL)
+    assert model is models[1]
+
+
+def test_a_list_of_prompts_begins_with_what_there_is_without_samples(learned):
+    model, _ = learned
+    prompts = np.array(["to ", "be or", " n"])
+    assert [texts[0] for texts in model.generate(prompts, 12, samples=3)] == model.generate(list(prompts), 12)
+
+
+def test_the_name_of_a_file_is_no_text_to_measure(learned, tmp_path):
+    model, _ = learned
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    with pytest.raises(ValueError, match="validation: expected the text itself, got the name of a file"):
+        CharLM.train(TEXT, validation=str(path), **SMALL)
+    with pytest.raises(ValueError, match="text: expected the text itself, got the name of a file"):
+        model.evaluate(str(path))
+    with pytest.raises(ValueError, match=r"^text: expected more than .*, got 0$"):
+        CharLM.train("")

@@ -43,7 +43,7 @@ def test_average_is_its_formula_and_changes_no_update():
     with_average = optax.chain(optax.clip_by_global_norm(1e9), optimizer, averaged(decay))
     params, state = {"w": np.float32([1.0, -2.0])}, with_average.init({"w": np.float32([1.0, -2.0])})
     average = params["w"].astype(float)
-    assert_close(evaluation_params(state, None), params)
+    assert_close(evaluation_params(state, params), params)
     for n in range(8):
         grads = {"w": np.float32([n + 1, np.sin(n)])}
         updates, state = with_average.update(grads, state, params)
@@ -51,7 +51,7 @@ def test_average_is_its_formula_and_changes_no_update():
         params = optax.apply_updates(params, updates)
         kept = min(decay, (1 + n) / (10 + n))  # the decay from n = 3 on
         average = kept * average + (1 - kept) * np.asarray(params["w"], float)
-        assert_close(evaluation_params(state, None), {"w": average})
+        assert_close(evaluation_params(state, params), {"w": average})
 
 
 # Which optimisers count as one
@@ -195,6 +195,25 @@ def test_batches_that_are_added_up_are_one_batch(shape, decay_rate):
     assert_close(four[1], one[1], atol=1e-6)
 
 
+def test_batches_left_over_from_a_training_do_not_turn_the_rate_round():
+    """Three batches an epoch, four an update: the first update of a training may begin in the one before."""
+    rates, _ = rates_of(lambda tx: optax.MultiSteps(tx, 4), 11, [1] * 8, constant, decay_rate=0.5)
+    assert len(rates) == 24
+    assert all(0.01 < rate < 0.1001 for _, rate in rates)
+    network = LSTMNetwork(
+        1,
+        4,
+        1,
+        loss="mse",
+        progress=False,
+        schedule=constant,
+        batch_size=11,
+        optimizer=lambda rate: optax.MultiSteps(optax.sgd(rate), 4),
+    )
+    losses = [network.train(X, X + 1, epochs=1, learning_rate=0.1).loss[0] for _ in range(8)]
+    assert losses[-1] < losses[0] / 1.5
+
+
 WRAPPERS = {
     "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
     "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: True),
@@ -240,6 +259,7 @@ OPTIMIZERS = {
     "lbfgs, backtracking": lambda rate: optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(10)),
     "schedule_free": lambda rate: optax.contrib.schedule_free_adamw(0.05),
     "inject_hyperparams": lambda rate: optax.inject_hyperparams(optax.adam)(learning_rate=rate),
+    "sam": lambda rate: optax.contrib.sam(optax.sgd(rate), optax.sgd(0.01)),
     "prodigy": lambda rate: optax.contrib.prodigy(),
     "momo_adam": lambda rate: optax.contrib.momo_adam(rate),
 }
@@ -273,6 +293,24 @@ def test_schedule_free_predicts_with_the_parameters_for_evaluation(tmp_path):
     )
     network.save(tmp_path / "network.npz")
     assert_close(LSTMNetwork.load(tmp_path / "network.npz").params, expected, atol=0)
+
+
+def test_parameters_for_evaluation_of_some_of_the_parameters_alone():
+    """Of the others they are the trained ones."""
+    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    labels, mask = {"a": "free", "b": "sgd"}, {"a": True, "b": False}
+    free = optax.contrib.schedule_free_sgd(0.5)
+    for optimizer in (
+        optax.partition({"free": free, "sgd": optax.sgd(0.1)}, labels),
+        optax.chain(optax.sgd(0.1), optax.masked(averaged(0.9), mask)),
+    ):
+        state, trained = optimizer.init(params), params
+        for _ in range(3):
+            updates, state = optimizer.update(params, state, trained)
+            trained = optax.apply_updates(trained, updates)
+        found = evaluation_params(state, trained)
+        assert_close(found["b"], trained["b"], atol=0)
+        assert np.abs(found["a"] - trained["a"]).max() > 1e-3
 
 
 def test_the_pure_trainer_takes_and_offers_the_same():

@@ -242,8 +242,8 @@ def test_other_dtypes(x64, dtype):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"prompts": [[5]]}, ValueError, "prompts: expected class ids from 0 to 4, got 5"),
-        ({"prompts": [[0.5]]}, TypeError, "prompts: expected class ids as integers"),
+        ({"prompts": [[5]]}, ValueError, r"prompts\[0\]: expected class ids from 0 to 4, got 5"),
+        ({"prompts": [[0.5]]}, TypeError, r"prompts\[0\]: expected class ids as integers"),
         ({"prompts": [1, 2]}, ValueError, r"prompts: expected .*\[batch, time\] or .*, got shape \(2,\)"),
         ({"prompts": [[1, 2], []]}, ValueError, r"prompts\[1\]: expected at least one id, \[time\], got shape \(0,\)"),
         ({"prompts": [[1, 2], [7]]}, ValueError, r"prompts\[1\]: expected class ids from 0 to 4, got 7"),
