@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
@@ -15,6 +16,7 @@ from jlstm.checks import whole_number
 
 __all__ = [
     "AXIS",
+    "compiled",
     "each_its_own",
     "everywhere",
     "mesh_for",
@@ -110,6 +112,27 @@ def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_spec
     if mesh is None:
         return function
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Return `jax.jit` with these options for what runs on devices that this room chose.
+
+    It does so within a mesh of the caller's (`jax.set_mesh`) as well, which JAX would take for the function's too.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        jitted = jax.jit(function, **options)
+
+        @functools.wraps(jitted)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if jax.sharding.get_abstract_mesh().empty:
+                return jitted(*args, **kwargs)
+            with jax.set_mesh(Mesh(np.empty((), object), ())):
+                return jitted(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def each_its_own(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:

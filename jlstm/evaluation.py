@@ -3,13 +3,12 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 
 from jlstm.checks import class_ids
 from jlstm.data import check_scores_ids, inputs_of
-from jlstm.devices import replicate
+from jlstm.devices import compiled, replicate
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, zero_state
 
@@ -82,7 +81,7 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
     return TextLoss(total / characters, characters)
 
 
-@jax.jit
+@compiled()
 def _read(params: ModelParams, ids: Array, state: Any, lengths: Any, config: LSTMConfig) -> tuple[Array, Any]:
     loss, (_, state) = summed_loss(
         params, inputs_of(ids[:, :-1], config), ids[:, 1:], config, state=state, lengths=lengths

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.data import LEAST_STEPS, filled_up, rounded_up
-from jlstm.devices import AXIS, mesh_for, replicate, split_batch, to_whole_devices
+from jlstm.devices import AXIS, compiled, mesh_for, replicate, split_batch, to_whole_devices
 from jlstm.model import LSTMConfig, ModelParams, forward
 
 __all__ = ["predict"]
@@ -94,7 +94,7 @@ def _predict_block(
     return scores if config.target == "each" else scores[:, 0]
 
 
-@jax.jit(static_argnames=("config", "apply_softmax", "goes_on", "mesh"))
+@compiled(static_argnames=("config", "apply_softmax", "goes_on", "mesh"))
 def _scores(
     params: ModelParams,
     xs: Array,

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
 from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
-from jlstm.devices import AXIS, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, zero_state
 
 __all__ = ["generate", "stream"]
@@ -210,7 +210,7 @@ def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterato
             return
 
 
-@jax.jit(static_argnames="mesh")
+@compiled(static_argnames="mesh")
 def _read(
     params: ModelParams, ids: Array, state: Any, counts: Array, config: LSTMConfig, *, mesh: Mesh | None
 ) -> tuple[Array, Any]:
@@ -231,7 +231,7 @@ def _read(
     return split_batch(read, mesh, in_specs, split)(params, ids, state, counts)
 
 
-@jax.jit(static_argnames="shape")
+@compiled(static_argnames="shape")
 def _noise(key: Array, start: Array, temperature: Array, *, shape: tuple[int, ...]) -> Array:
     """Draw for a block of steps, `[steps, rows, C]`; each row has a key of its own, and each of its steps."""
     steps, rows, classes = shape
@@ -243,7 +243,7 @@ def _noise(key: Array, start: Array, temperature: Array, *, shape: tuple[int, ..
     return temperature * jax.vmap(of_rows, in_axes=(0, None))(start + jnp.arange(steps), jnp.arange(rows))
 
 
-@jax.jit(static_argnames="mesh")
+@compiled(static_argnames="mesh")
 def _write(
     params: ModelParams,
     scores: Array,

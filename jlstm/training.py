@@ -28,7 +28,7 @@ from jlstm.data import (
     take,
     with_room,
 )
-from jlstm.devices import AXIS, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
 from jlstm.model import LSTMConfig, ModelParams, check_config, params_shapes, zero_state
 from jlstm.optimizers import (
@@ -165,7 +165,7 @@ def _with_gradient(loss_and_grads: Callable[[Any], tuple[Array, Any, Any]]) -> C
     return loss
 
 
-@jax.jit(static_argnames=("config", "optimizer"))
+@compiled(static_argnames=("config", "optimizer"))
 def fresh_state(params: ModelParams, key: Array, *, config: LSTMConfig, optimizer: Optimizer) -> TrainState:
     """Return the state to start from with these parameters, for an optimiser given as `fit` takes it."""
     return trainer(config, optimizer(IDLE)).init(params, key)
@@ -375,7 +375,7 @@ def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int
     return order
 
 
-@jax.jit(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))
+@compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))
 def _train_steps(
     state: TrainState,
     total: Array,
@@ -415,7 +415,7 @@ def _train_steps(
     return state, total, jnp.isfinite(numbers).all()  # one check of all compiles faster than one of each array
 
 
-@jax.jit(static_argnames=("config", "masked", "mesh"))
+@compiled(static_argnames=("config", "masked", "mesh"))
 def _sum_losses(
     sums: tuple[Array, Array],
     params: ModelParams,

@@ -171,6 +171,24 @@ def line_search(devices):
     return found
 
 
+def within_a_mesh(kind):
+    """The class and what it does, called within a mesh of the caller's, which is not for them."""
+    data = np.ones((4, 5)), np.zeros((4, 5), int)
+
+    def results():
+        network = jlstm.LSTMNetwork(1, 4, 3, progress=False)
+        network.train(*data, epochs=2, validation=data)
+        config = replace(CONFIG, input_size=5)
+        own = random_problem(config, 1, 1)["params"]
+        written = jlstm.generate(own, [[1, 2], [3]], 5, config, key=jax.random.key(0))
+        read = jlstm.evaluate_text(own, np.arange(9) % 5, config).nats
+        return network.params, network.predict(data[0][..., None]), network.predict([0.5]), written, read
+
+    expected = results()
+    with jax.set_mesh(mesh(2, kind)):
+        return far(results(), expected)
+
+
 def main():
     found = {}
     for name, devices in [*((name, 2) for name in PROBLEMS), ("everything", 3)]:
@@ -179,4 +197,6 @@ def main():
     for name in ("plain", "everything"):
         for way, distance in functions(name, 2).items():
             found[f"{name}, {way}"] = distance
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        found[f"LSTMNetwork within a mesh, {kind}"] = within_a_mesh(kind)
     print(json.dumps(found | line_search(2)))
