@@ -162,7 +162,8 @@ def spread_by_xla(by_batch: Any) -> Callable[[Callable], Callable]:
         def on_mesh(params: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
             arrays = [leaf for leaf in jax.tree.leaves((params, xs, args)) if hasattr(leaf, "dtype")]
             places = [jax.typeof(leaf).sharding for leaf in arrays]
-            explicit = next((place.mesh for place in places if place.mesh.explicit_axes), None)
+            # Within `jax.vmap` over an axis that is split, there is nothing left to spread.
+            explicit = next((place.mesh for place in places if place.mesh.explicit_axes and any(place.spec)), None)
             if explicit is None:
                 return function(params, xs, *args, **kwargs)
             batch = P(*jax.typeof(jax.tree.leaves(xs)[0]).sharding.spec[:1])

@@ -171,6 +171,15 @@ def line_search(devices):
     return found
 
 
+def each_example(devices):
+    """The gradient of each example, mapped over the axis that is split."""
+    given = problem("plain")
+    gradient = jax.grad(lambda params, x, y: jlstm.loss_fn(params, x[None], y[None], given["config"]))
+    mapped = jax.vmap(gradient, in_axes=(None, 0, 0))
+    arguments = given["params"], given["xs"], given["ys"]
+    return far(by_jit(AxisType.Explicit, mapped, devices, *arguments), jax.jit(mapped)(*arguments))
+
+
 def within_a_mesh(kind):
     """The class and what it does, called within a mesh of the caller's, which is not for them."""
     data = np.ones((4, 5)), np.zeros((4, 5), int)
@@ -197,6 +206,7 @@ def main():
     for name in ("plain", "everything"):
         for way, distance in functions(name, 2).items():
             found[f"{name}, {way}"] = distance
+    found["each example, Explicit"] = each_example(2)
     for kind in (AxisType.Auto, AxisType.Explicit):
         found[f"LSTMNetwork within a mesh, {kind}"] = within_a_mesh(kind)
     print(json.dumps(found | line_search(2)))
