@@ -113,7 +113,12 @@ class Cell(NamedTuple):
 
 def _linear(params: LSTMParams, h: Array, x: Array) -> Array:
     z = (x @ params.weight_ih if x.ndim == h.ndim else _rows(params.weight_ih, x)) + h @ params.weight_hh
-    return z + jnp.broadcast_to(params.bias, z.shape)
+    return z + _over_batch(params.bias, z)
+
+
+def _over_batch(array: Array, like: Array) -> Array:
+    """Return an array `[n]` with as many axes as another, which JAX's strictest setting does not add by itself."""
+    return array.reshape((1,) * (like.ndim - 1) + array.shape)
 
 
 def _rows(weight: Array, ids: Array) -> Array:
@@ -141,7 +146,7 @@ def _activate(z: Array) -> Array:
 
     One function serves all four, since σ(z) = (1 + tanh(z/2)) / 2: the slope s is ½ for σ and 1 for tanh.
     """
-    slope = jnp.broadcast_to(jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], z.dtype), z.shape[-1] // 4), z.shape)
+    slope = _over_batch(jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], z.dtype), z.shape[-1] // 4), z)
     activations = slope * jnp.tanh(slope * z) + (1 - slope)
     # XLA would otherwise compute each gate's tanh on its own strided quarter: the forward pass is 1.9 times as slow.
     return jax.lax.optimization_barrier(activations)
