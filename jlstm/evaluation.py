@@ -60,6 +60,7 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
             scores no ids, or does not read them.
 
     Example:
+        >>> import jax
         >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=5, hidden_size=8, output_size=5, inputs="tokens")
         >>> evaluate_text(init_params(jax.random.key(0), config), np.arange(3000) % 5, config).characters

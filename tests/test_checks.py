@@ -427,7 +427,8 @@ def test_ids_that_are_none_give_nan(wrong):
     """JAX and optax take -1 for the last class, others they clip, or give zeros in the gradient alone."""
     ys = YS.copy()
     ys[1, 2] = wrong
-    loss, grads = jax.value_and_grad(jlstm.loss_fn)(PARAMS, XS, ys, CONFIG)
+    gradient = jax.jit(jax.value_and_grad(jlstm.loss_fn))
+    loss, grads = gradient(PARAMS, XS, ys, CONFIG)
     assert np.isnan(loss)
     assert np.isnan(grads.readout.bias).all()
     assert np.isnan(jlstm.cross_entropy(np.ones((1, 2, 5)), np.array([[0, wrong]])))
@@ -442,16 +443,16 @@ def test_ids_that_are_none_give_nan(wrong):
     assert np.isnan(state[0].h[1]).all()
     assert np.isfinite(state[0].h[0]).all()
     assert np.isnan(jlstm.step(params, ys[:, 2], config, state)[0][1]).all()
-    assert np.isnan(jax.grad(jlstm.loss_fn)(params, ys, YS, config).layers[0].weight_hh).any()
+    assert np.isnan(gradient(params, ys, YS, config)[1].layers[0].weight_hh).any()
     assert np.isfinite(jlstm.forward(params, ys, config, lengths=[6, 2])[0]).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"target": "last"}], ids=["each", "last"])
 def test_lengths_beyond_what_there_is_are_the_nearest_that_there_is(options):
     given = random_problem(replace(CONFIG, **options), 2, 6)
-    params = given.pop("params")
+    params, gradient = given.pop("params"), jax.jit(jax.value_and_grad(jlstm.loss_fn))
     for strange, sensible in (([9, 2**31 - 1], [6, 6]), ([-3, 4], [0, 4]), (99, 6), (-1, 0)):
-        losses = [jax.value_and_grad(jlstm.loss_fn)(params, **given | {"lengths": n}) for n in (strange, sensible)]
+        losses = [gradient(params, **given | {"lengths": np.asarray(n)}) for n in (strange, sensible)]
         for one, other in zip(*map(jax.tree.leaves, losses), strict=True):
             np.testing.assert_array_equal(one, other)
             assert np.isfinite(one).all()

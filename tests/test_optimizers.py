@@ -319,7 +319,7 @@ def test_the_pure_trainer_takes_and_offers_the_same():
     config, batch = LSTMConfig(1, 4, 3), Batch(jnp.asarray(X[..., None]), jnp.asarray(Y))
     params = init_params(jax.random.key(0), config)
     for optimizer in (optax.MultiSteps(optax.sgd(0.1), 2), optax.lbfgs()):
-        init, step = trainer(config, optimizer)
+        init, step = map(jax.jit, trainer(config, optimizer))
         state, first = step(init(params, jax.random.key(1)), batch)
         for _ in range(2):
             state, loss = step(state, batch)

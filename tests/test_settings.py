@@ -157,9 +157,10 @@ def test_functions_give_the_same_under_other_settings(name):
 
 def programs():
     for setting in TRACED | RUN:
-        slow = [pytest.mark.slow] if setting in ("check_tracer_leaks", "disable_jit") else []  # compiled piece by piece
+        piecewise = setting in ("check_tracer_leaks", "disable_jit")  # where all is compiled piece by piece
         for name in PROGRAMS:
-            yield pytest.param(setting, name, marks=slow)
+            slow = piecewise or (name == "CharLM" and setting in RUN)
+            yield pytest.param(setting, name, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(("setting", "name"), list(programs()))

@@ -321,9 +321,9 @@ def test_how_many_steps_a_call_takes_changes_no_bit_of_an_evaluation(monkeypatch
 
 def test_other_numbers_compile_nothing_anew():
     state = list(fitting(start(), schedule_of(0.1, 1), epochs=1))[-1].state
-    compiled = training._train_steps._cache_size()
+    compiled = training._train_steps.__wrapped__._cache_size()
     list(fitting(state, Schedule(0.3, 0.25, state.step, 1.0, epoch_steps=2, steps=6), epochs=3))
-    assert training._train_steps._cache_size() == compiled
+    assert training._train_steps.__wrapped__._cache_size() == compiled
 
 
 def test_nan_stops_and_leaves_a_finite_state():
@@ -469,9 +469,9 @@ def test_how_many_steps_a_call_takes_changes_no_bit_with_streams(monkeypatch):
 def test_streams_after_other_data_and_back():
     """A state holds the memory of the streams it was trained on last, and none after anything else."""
     state = list(fitting(start(config=DROPPING), schedule_of(0.5, 2), STREAMS, epochs=2, config=DROPPING))[-1].state
-    compiled = training._train_steps._cache_size()
+    compiled = training._train_steps.__wrapped__._cache_size()
     again = list(fitting(state, schedule_of(0.1, 1), STREAMS, epochs=1, config=DROPPING))[-1].state
-    assert training._train_steps._cache_size() == compiled
+    assert training._train_steps.__wrapped__._cache_size() == compiled
     assert again.memory[0].h.shape == (STREAMS.streams, H)
     fewer = Streams(STREAMS.ids, streams=2, length=5)
     other = list(fitting(state, schedule_of(0.1, 1), fewer, epochs=1, config=DROPPING))[-1].state
