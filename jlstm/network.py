@@ -162,8 +162,8 @@ class LSTMNetwork:
 
         Args:
             X: the sequences: `[N, T, I]`, `[N, T]` for one feature or for tokens, a list of N sequences that may differ
-                in length, or, in place of X and Y, `Windows` or `Streams` of a long text. `[N, 1]` of one feature may be
-                one sequence or many of one step, and is refused: write `X[None]` or `X[:, None]`.
+                in length, or, in place of X and Y, `Windows` or `Streams` of a long text. `[N, 1]` of one feature
+                is refused, as it may be one sequence, `X[None]`, or many of one step, `X[:, None]`.
             Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`, for "mse"
                 `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last".
             epochs: how often to go through all sequences.
