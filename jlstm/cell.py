@@ -161,10 +161,10 @@ def _zero_state(params: LSTMParams, batch_shape: tuple[int, ...]) -> LSTMState:
 def _check(name: str, params: Any) -> int:
     if not isinstance(params, LSTMParams):
         raise TypeError(f"{name}: expected LSTMParams, got {describe(params)}")
-    inputs = shaped(f"{name}.weight_ih", params.weight_ih, I=None, gates=None).shape[0]
+    features = shaped(f"{name}.weight_ih", params.weight_ih, I=None, gates=None).shape[0]
     hidden = shaped(f"{name}.weight_hh", params.weight_hh, H=None, gates=None).shape[0]
-    alike(name, params, lstm_shapes(inputs, hidden))
-    return inputs
+    alike(name, params, lstm_shapes(features, hidden))
+    return features
 
 
 LSTM = Cell(_linear, _linear_all, _gates, _zero_state, _check)

@@ -268,8 +268,11 @@ def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
         raise TypeError(f"params.layers: expected a tuple of LSTMParams, got {describe(params.layers)}")
     for k, layer in enumerate(params.layers):
         LSTM.check(f"params.layers[{k}]", layer)
-    layers = jax.tree.map(jnp.asarray, params.layers)
-    return tuple(LSTM.zero_state(layer, (whole_size("batch", batch),)) for layer in layers)
+    return _zeros(jax.tree.map(jnp.asarray, params), whole_size("batch", batch))
+
+
+def _zeros(params: ModelParams, batch: Any) -> tuple[LSTMState, ...]:
+    return tuple(LSTM.zero_state(layer, (batch,)) for layer in params.layers)
 
 
 def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:
@@ -345,7 +348,7 @@ def checked(params: Any, xs: Any, config: Any, state: Any, lengths: Any, key: An
     params = alike("params", params, params_shapes(config))
     xs = inputs("xs", xs, config.input_size, batch=None, time=None)
     batch = xs.shape[0]
-    state = zero_state(params, batch) if state is None else _checked_state(state, config, batch)
+    state = _zeros(params, batch) if state is None else _checked_state(state, config, batch)
     return params, xs, state, lengths_of(lengths, batch), None if key is None else prng_key("key", key)
 
 

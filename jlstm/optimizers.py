@@ -211,17 +211,15 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
             found = _filled(state.average, found)
         elif isinstance(state, ScheduleFreeState):
             own = schedule_free_eval_params(state._replace(z=_filled(state.z, params)), params)
-            found = _filled(jax.tree.map(_of, state.z, own, is_leaf=_is_masked), found)
+            found = jax.tree.map(
+                lambda z, new, old: old if _is_masked(z) else new, state.z, own, found, is_leaf=_is_masked
+            )
     return found
 
 
 def _filled(tree: Any, params: Any) -> Any:
     """Return a pytree with the parameters where an optimiser for some of them alone has left them out."""
     return jax.tree.map(lambda leaf, own: own if _is_masked(leaf) else leaf, tree, params, is_leaf=_is_masked)
-
-
-def _of(leaf: Any, own: Any) -> Any:
-    return leaf if _is_masked(leaf) else own
 
 
 def _is_masked(leaf: Any) -> bool:
