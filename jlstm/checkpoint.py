@@ -1,12 +1,13 @@
 """To disk and back: one file with a network's parameters, configuration and vocabulary.
 
-The format, version 1, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
-`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 1, "config" has the fields of `LSTMConfig`,
+The format, version 2, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
+`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 2, "config" has the fields of `LSTMConfig`,
 "vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false, "trained_on" says
 so in a few words, where it is there, and "dtypes" has the dtype of each array by its name: float16, bfloat16, float32
 or float64. All other members are arrays in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up
 `layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy`, then `readout.weight.npy` and
-`readout.bias.npy`. A bfloat16 array is stored as its bits, in uint16; they are the upper half of a float32's.
+`readout.bias.npy`, of the shapes that `LSTMParams` and `Readout` name. A bfloat16 array is stored as its bits, in
+uint16; they are the upper half of a float32's. In version 1, the layers' weights were transposed, `[I, 4H]`, `[H, 4H]`.
 
     file = numpy.load("model.npz")
     about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
@@ -43,7 +44,7 @@ from jlstm.model import LSTMConfig, ModelParams, params_shapes
 
 __all__ = ["Saved", "load", "save"]
 
-VERSION = 1
+VERSIONS = 1, 2  # those that are read; the last is written
 ABOUT = "jlstm.json"
 MOST_ABOUT = 2**24  # bytes: three times what a vocabulary of all of Unicode takes
 STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
@@ -140,7 +141,7 @@ def _encode(saved: Saved) -> memoryview:
         _check_finite(f"params.{name}", array)
     about = {
         "format": "jlstm",
-        "version": VERSION,
+        "version": VERSIONS[-1],
         "config": asdict(saved.config),
         "vocabulary": saved.vocabulary,
         "apply_softmax": saved.apply_softmax,
@@ -242,7 +243,13 @@ def _decode(file: BinaryIO) -> Saved:
     shapes, dtypes = _by_name(expected), about["dtypes"]
     _check_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
     _check_names("dtypes", dtypes, list(shapes))
-    arrays = [_array(archive, name, shapes[name].shape, dtypes[name]) for name in shapes]
+    turned = [name for name in shapes if about["version"] == 1 and name.startswith("layers[")]
+    arrays = [
+        _array(archive, name, shape.shape[::-1], dtypes[name]).T
+        if name in turned
+        else _array(archive, name, shape.shape, dtypes[name])
+        for name, shape in shapes.items()
+    ]
     params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
     return Saved(params, config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
 
@@ -258,9 +265,9 @@ def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != "jlstm":
         raise ValueError(f"{ABOUT}: expected an object with the format 'jlstm', got {reprlib.repr(about)}")
     version = about.get("version")
-    if type(version) is not int or version != VERSION:
-        newer = ", written by a newer jlstm" if type(version) is int and version > VERSION else ""
-        raise ValueError(f"version: expected {VERSION}, got {reprlib.repr(version)}{newer}")
+    if type(version) is not int or version not in VERSIONS:
+        newer = ", written by a newer jlstm" if type(version) is int and version > VERSIONS[-1] else ""
+        raise ValueError(f"version: expected {' or '.join(map(str, VERSIONS))}, got {reprlib.repr(version)}{newer}")
     about = {"trained_on": "", **about}  # the first files have none
     _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "dtypes"])
     return about

@@ -363,7 +363,10 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
     shapes = jax.eval_shape(init_params, jax.random.key(0), config)
     tokens = config.inputs == "tokens"
     problem = {
-        "params": jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes),
+        "params": ModelParams(
+            jax.tree.map(lambda array: normal(*array.shape) / array.shape[-1] ** 0.5, shapes.layers),
+            jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes.readout),
+        ),
         "xs": rng.integers(config.input_size, size=(batch, time)) if tokens else normal(batch, time, config.input_size),
         "ys": rng.integers(config.output_size, size=compared) if ids else normal(*compared, config.output_size),
         "config": config,

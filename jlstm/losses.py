@@ -109,7 +109,7 @@ def loss_fn(
         >>> xs, ys = jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int)
         >>> grads = jax.jit(jax.grad(loss_fn))(params, xs, ys, config)
         >>> grads.layers[0].weight_hh.shape
-        (8, 32)
+        (32, 8)
     """
     total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths, key=key)
     return _mean(total, count)

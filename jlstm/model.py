@@ -1,5 +1,6 @@
 """The network: LSTM layers on top of each other and a dense readout, as one pytree of parameters."""
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jlstm.cell import (
     lstm_from_draws,
     lstm_shapes,
     widen,
+    zero_states,
 )
 from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, real_number, whole_number, whole_size
 from jlstm.devices import spread_by_xla
@@ -157,7 +159,7 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> init_params(jax.random.key(0), config).layers[0].weight_hh.shape
-        (8, 32)
+        (32, 8)
     """
     check_config(config)
     # All in one draw: to compile one takes 0.3 s.
@@ -197,7 +199,7 @@ def draw_params(seed: int, config: LSTMConfig) -> ModelParams:
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> draw_params(0, config).layers[0].weight_hh.shape
-        (8, 32)
+        (32, 8)
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))  # not the numbers of the shuffles
     return _from_draws(rng.standard_normal(sum(_counts(config)), np.float32), config)
@@ -272,7 +274,7 @@ def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
 
 
 def _zeros(params: ModelParams, batch: Any) -> tuple[LSTMState, ...]:
-    return tuple(LSTM.zero_state(layer, (batch,)) for layer in params.layers)
+    return tuple(zero_states(LSTM, layer, (batch,)) for layer in params.layers)
 
 
 def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:
@@ -427,7 +429,7 @@ def next_scores(params: ModelParams, x: Array, state: tuple[LSTMState, ...]) -> 
     """Compute what `step` does, of arguments that were checked."""
     h, states = x if x.ndim == 1 else cast_like(params, x), []
     for layer, layer_state in zip(params.layers, cast_like(params, state), strict=True):
-        layer_state, h = LSTM.step(layer, layer_state, h)
+        layer_state, h = jax.vmap(functools.partial(LSTM.step, layer))(layer_state, h)
         states.append(layer_state)
     return read_out(params.readout, h), tuple(states)
 

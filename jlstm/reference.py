@@ -2,10 +2,10 @@
 
 One sequence at a time and one step at a time, x is the input, h the hidden state and c the cell state:
 
-    i = sigmoid(x W_i + h U_i + b_i)        input gate
-    f = sigmoid(x W_f + h U_f + b_f)        forget gate
-    g =    tanh(x W_g + h U_g + b_g)        what could be written into the cell
-    o = sigmoid(x W_o + h U_o + b_o)        output gate
+    i = sigmoid(W_i x + U_i h + b_i)        input gate
+    f = sigmoid(W_f x + U_f h + b_f)        forget gate
+    g =    tanh(W_g x + U_g h + b_g)        what could be written into the cell
+    o = sigmoid(W_o x + U_o h + b_o)        output gate
     c' = f c + i g
     h' = o tanh(c')
 
@@ -59,7 +59,7 @@ def forward(
 
     Args:
         params: the layers and the readout, of any float dtype.
-        xs: floats `[B, T, I]`, or integer ids `[B, T]` that stand for rows of the first layer's `weight_ih`.
+        xs: floats `[B, T, I]`, or integer ids `[B, T]` that stand for columns of the first layer's `weight_ih`.
         state: one `LSTMState(h [B, H], c [B, H])` a layer, floats; None is zeros.
         lengths: how many steps of each sequence are real, integers `[B]` or one for all; less than 0 is 0, more than T
             is T, and None is all.
@@ -71,7 +71,7 @@ def forward(
         sequence's last real step, float64, which is the initial state for a sequence of length 0.
 
     Example:
-        >>> layer = LSTMParams(np.zeros((2, 12)), np.zeros((3, 12)), np.zeros(12))
+        >>> layer = LSTMParams(np.zeros((12, 2)), np.zeros((12, 3)), np.zeros(12))
         >>> params = ModelParams((layer,), Readout(np.zeros((3, 4)), np.arange(4)))
         >>> scores, state = forward(params, np.ones((1, 5, 2)))
         >>> scores.shape, scores[0, 0].tolist()
@@ -111,7 +111,7 @@ def loss_and_grad(
         over the outputs too), and its gradient, float64 in the shapes of `params`. Both are zero if no step is real.
 
     Example:
-        >>> layer = LSTMParams(np.zeros((2, 12)), np.zeros((3, 12)), np.zeros(12))
+        >>> layer = LSTMParams(np.zeros((12, 2)), np.zeros((12, 3)), np.zeros(12))
         >>> params = ModelParams((layer,), Readout(np.zeros((3, 4)), np.zeros(4)))
         >>> loss, grad = loss_and_grad(params, np.ones((1, 5, 2)), np.full((1, 5), 2), LSTMConfig(2, 3, 4))
         >>> round(loss, 3), grad.readout.bias.tolist()  # the loss is log 4
@@ -140,7 +140,7 @@ def _run(
     layers: tuple[LSTMParams, ...], xs: Array, state: tuple[LSTMState, ...], masks: list[Array], b: int
 ) -> tuple[Array, list, list]:
     """Sequence b of the batch through all layers: the top layer's h `[T, H]`, each layer's steps, each layer's end."""
-    hs, steps, ends = _rows(xs, len(layers[0].weight_ih)), [], []
+    hs, steps, ends = _rows(xs, layers[0].weight_ih.shape[1]), [], []
     for layer, (h, c), mask in zip(layers, state, masks, strict=True):
         hs, layer_steps, end = _layer(layer, hs, h[b], c[b])
         hs = hs * mask[b, : len(hs)]
@@ -166,10 +166,10 @@ def _layer(layer: LSTMParams, xs: Array, h: Array, c: Array) -> tuple[Array, lis
     hs, steps = np.zeros((len(xs), len(h))), []
     for t, x in enumerate(xs):
         h_prev, c_prev = h, c
-        i = _sigmoid(x @ W.i + h_prev @ U.i + b.i)
-        f = _sigmoid(x @ W.f + h_prev @ U.f + b.f)
-        g = np.tanh(x @ W.g + h_prev @ U.g + b.g)
-        o = _sigmoid(x @ W.o + h_prev @ U.o + b.o)
+        i = _sigmoid(W.i @ x + U.i @ h_prev + b.i)
+        f = _sigmoid(W.f @ x + U.f @ h_prev + b.f)
+        g = np.tanh(W.g @ x + U.g @ h_prev + b.g)
+        o = _sigmoid(W.o @ x + U.o @ h_prev + b.o)
         c = f * c_prev + i * g
         h = o * np.tanh(c)
         hs[t] = h
@@ -182,8 +182,9 @@ def _layer_back(layer: LSTMParams, steps: list[Step], dhs: Array) -> tuple[LSTMP
     W, U, _ = map(_blocks, layer)
     grad = LSTMParams(*map(np.zeros_like, layer))
     dW, dU, db = map(_blocks, grad)  # views into grad
-    dxs = np.zeros((len(steps), len(layer.weight_ih)))
-    dh_next, dc_next = np.zeros(len(layer.weight_hh)), np.zeros(len(layer.weight_hh))  # by step t+1
+    hidden, inputs = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
+    dxs = np.zeros((len(steps), inputs))
+    dh_next, dc_next = np.zeros(hidden), np.zeros(hidden)  # by step t+1
 
     for t, (x, h_prev, c_prev, (i, f, g, o), c) in reversed(list(enumerate(steps))):
         dh = dhs[t] + dh_next
@@ -193,12 +194,12 @@ def _layer_back(layer: LSTMParams, steps: list[Step], dhs: Array) -> tuple[LSTMP
 
         dz = Gates(di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o))
         for dW_k, dU_k, db_k, dz_k in zip(dW, dU, db, dz, strict=True):
-            dW_k += np.outer(x, dz_k)
-            dU_k += np.outer(h_prev, dz_k)
+            dW_k += np.outer(dz_k, x)
+            dU_k += np.outer(dz_k, h_prev)
             db_k += dz_k
 
-        dxs[t] = W.i @ dz.i + W.f @ dz.f + W.g @ dz.g + W.o @ dz.o
-        dh_next = U.i @ dz.i + U.f @ dz.f + U.g @ dz.g + U.o @ dz.o
+        dxs[t] = W.i.T @ dz.i + W.f.T @ dz.f + W.g.T @ dz.g + W.o.T @ dz.o
+        dh_next = U.i.T @ dz.i + U.f.T @ dz.f + U.g.T @ dz.g + U.o.T @ dz.o
         dc_next = dc * f
     return grad, dxs
 
@@ -231,7 +232,7 @@ def _rows(values: Array, size: int) -> Array:
 
 
 def _blocks(weight: Array) -> Gates:
-    return Gates(*np.split(weight, 4, axis=-1))
+    return Gates(*np.split(weight, 4))
 
 
 def _map(function: Callable[..., Array], *params: ModelParams) -> ModelParams:
@@ -247,7 +248,7 @@ def _float64(array: ArrayLike) -> Array:
 
 def _state(params: ModelParams, state: tuple[LSTMState, ...] | None, batch: int) -> tuple[LSTMState, ...]:
     if state is None:
-        return tuple(LSTMState(*np.zeros((2, batch, len(layer.weight_hh)))) for layer in params.layers)
+        return tuple(LSTMState(*np.zeros((2, batch, layer.weight_hh.shape[1]))) for layer in params.layers)
     return tuple(LSTMState(*map(_float64, layer)) for layer in state)
 
 

@@ -8,9 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jlstm.cell import LSTM, Cell, cast_like, state_shapes
+from jlstm.cell import LSTM, Cell, cast_like, state_shapes, zero_states
 from jlstm.checks import alike, array, describe, inputs, lengths_of, whole_number, written
 from jlstm.devices import spread_by_xla
+from jlstm.layouts import (
+    backward_weights,
+    batch_axis,
+    forward_weights,
+    laid,
+    mapped,
+    pinned,
+    takes_forms,
+    turned,
+    unlaid,
+)
 
 __all__ = ["run", "unroll"]
 
@@ -71,7 +82,7 @@ def unroll(
 def _first_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
     if isinstance(cell, Cell):
         if state is None:
-            return cell.zero_state(params, (batch,))
+            return zero_states(cell, params, (batch,))
         return alike("state", state, state_shapes(cell, params, (batch,)), floats=False)
     if not callable(cell):
         raise TypeError(f"cell: expected a Cell or a function (params, state, x) -> (state, h), got {describe(cell)}")
@@ -93,14 +104,16 @@ def run(
     state, real = cast_like(params, state), None
     if lengths is not None and steps.shape[0] != 0:
         real = jnp.arange(steps.shape[0], dtype=jnp.int32)[:, None] < lengths.reshape(1, -1)
+        real = jnp.broadcast_to(real, steps.shape[:2])
         steps = jnp.where(real.reshape(*real.shape, *[1] * (steps.ndim - 2)), steps, 0)
-        real = cast_like(params, real)[:, :, None]
+        real = cast_like(params, real)
     uniform = lengths is None or lengths.ndim == 0
     if not isinstance(cell, Cell):
         step, given = (cell, steps) if real is None else (_held_step(cell), (steps, real))
-        hs, state = _plain_scan(step, params, _as_stepped(step, params, state, given), given)
+        hs, state = _plain_scan(functools.partial(step, params), _as_stepped(step, params, state, given), given)
         return jnp.swapaxes(hs, 0, 1), state
-    state = _as_stepped(cell.step, params, state, steps)
+    step = jax.vmap(cell.step, in_axes=(None, 0, 0))
+    state = _as_stepped(step, params, state, steps)
     if segment is None:
         hs, state = _scan(cell, uniform, params, state, (steps, real))
     else:
@@ -124,42 +137,52 @@ def _stepped_shapes(step: Callable, params: Any, state: Any, xs: Any) -> tuple[A
     return jax.eval_shape(step, params, state, x)
 
 
-def _plain_scan(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Array, Any]:
-    state, hs = lax.scan(functools.partial(step, params), state, xs)
+def _plain_scan(step: Callable, state: Any, xs: Any) -> tuple[Array, Any]:
+    state, hs = lax.scan(step, state, xs)
     return hs, state
 
 
-def _first_steps(step: Callable, params: Any, state: Any, xs: Any, steps: Array) -> tuple[Array, Any]:
+def _first_steps(step: Callable, state: Any, xs: Any, steps: Array) -> tuple[Array, Any]:
     """Scan the first `steps` steps only, so that one compiled shape serves shorter sequences in shorter time."""
 
     def body(t: Array, carry: tuple) -> tuple:
         state, hs = carry
-        state, h = step(params, state, at(t))
+        state, h = step(state, at(t))
         return state, hs.at[t].set(h, mode="promise_in_bounds")
 
     def at(t: Any) -> Any:
         return jax.tree.map(lambda array: array.at[t].get(mode="promise_in_bounds"), xs)
 
     time = jax.tree.leaves(xs)[0].shape[0]
-    _, h = _stepped_shapes(step, params, state, xs)
+    _, h = _stepped_shapes(lambda _, state, x: step(state, x), None, state, xs)
     state, hs = lax.fori_loop(0, steps, body, (state, jnp.broadcast_to(jnp.zeros_like(h), (time, *h.shape))))
     return hs, state
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _scan(cell: Cell, uniform: bool, params: Any, state: Any, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
-    """Scan inputs `(xs, real)`.
+    """Scan inputs `(xs, real)`, arrays `[time, batch, ...]`.
 
-    `real` is 1 for the real steps, `[time, batch, 1]`, or `[time, 1, 1]` where the lengths are `uniform`, or None where
-    all are real.
+    `real` is 1 for the real steps, `[time, batch]`, or None where all are real; `uniform` is whether all sequences have
+    equally many.
     """
-    xs, real = inputs
+    batch, hidden = state.h.shape
+    axis = batch_axis(batch, hidden, gradient=False)
+    weights = _weights(forward_weights, cell, params, state, inputs[0], axis)
+    state, (xs, real) = laid(state, axis), laid(inputs, axis, batch=1)
+    if real is not None and not uniform:
+        cell, xs = _held(cell), (xs, real)
+
+    def step(state: Any, x: Any) -> tuple[Any, Array]:
+        z = mapped(functools.partial(cell.linear, weights()), axis)(state.h, x)
+        state, h = pinned(mapped(functools.partial(cell.gates, params), axis)(z, state), axis)
+        return state, unlaid(h, axis, batch)
+
     if real is None:
-        return _plain_scan(cell.step, params, state, xs)
-    steps = jnp.count_nonzero(real.any(axis=(1, 2)))
-    if uniform:  # all that the loop comes to is real
-        return _first_steps(cell.step, params, state, xs, steps)
-    return _first_steps(_held(cell).step, params, state, inputs, steps)
+        hs, state = _plain_scan(step, state, xs)
+    else:  # where the lengths are uniform, all that the loop comes to is real
+        hs, state = _first_steps(step, state, xs, jnp.count_nonzero(real if axis is None else real.any(axis=-1)))
+    return hs, unlaid(state, axis, batch)
 
 
 @_scan.defjvp
@@ -176,40 +199,57 @@ def _scan_jvp(cell: Cell, uniform: bool, primals: tuple, tangents: tuple) -> tup
         xs, d_xs = xs[0], d_xs[0]
     else:
         cell = _held(cell)
+    batch, hidden = first.h.shape
+    axis = batch_axis(batch, hidden, gradient=True)
+    weights = _weights(forward_weights, cell, params, first, xs, axis)
+
+    def linear(params: Any) -> Callable:
+        return mapped(functools.partial(cell.linear, params), axis)
+
+    def gates(params: Any, z: Any, state: Any) -> tuple[Any, Array | None]:
+        def of_one(z: Any, state: Any) -> tuple[Any, Array | None]:
+            state, h = cell.gates(params, z, state)
+            return state, None if h is state.h else h  # what is the hidden state is kept once
+
+        return pinned(mapped(of_one, axis)(z, state), axis)
 
     def step(state: Any, x: Any) -> tuple[Any, tuple]:
-        z = cell.linear(params, state.h, x)
-        state, h = cell.gates(params, z, state)
-        return state, (h, z, state)
+        z = linear(weights())(state.h, x)
+        state, h = gates(params, z, state)
+        return state, (*unlaid((state.h, h), axis, batch), z, state)
 
-    last, (hs, zs, after) = lax.scan(step, first, xs)
-    before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states])[:-1], first, after)
+    start, steps = laid(first, axis), laid(xs, axis, batch=1)
+    last, (hidden_states, hs, zs, after) = lax.scan(step, start, steps)
+    before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states])[:-1], start, after)
+    hs_before = jnp.concatenate([first.h[None], hidden_states])[:-1]
 
     # Time and batch as one axis: with two, XLA transposes whole arrays in the gradient.
-    hs_before, xs_of_all = _merge((before.h, xs))
-    _, d_zs_weights = jax.jvp(lambda params: cell.linear_all(params, hs_before, xs_of_all), (params,), (d_params,))
-    _, d_zs_inputs = jax.jvp(lambda xs: cell.linear(params, hs_before, xs), (xs_of_all,), (_merge(d_xs),))
-    d_zs_outer = jax.tree.map(lambda w, x, z: (w + x).reshape(z.shape), d_zs_weights, d_zs_inputs, zs)
-    # The gradient multiplies by transposes of the weights. Stored, and not made views again by XLA, they are faster to
-    # multiply with: 107 against 163 µs at [16, 1024] by [1024, 256]; with a single sequence 1.4 against 0.6 ms a step.
-    flip = (lambda params: params) if first.h.shape[0] == 1 else _transpose
-    flipped = lax.optimization_barrier(flip(params))
+    hs_before, xs_of_all = _merge((hs_before, xs))
+    linear_all = cell.linear_all or jax.vmap(cell.linear, in_axes=(None, 0, 0))
+    _, d_zs_weights = jax.jvp(lambda params: linear_all(params, hs_before, xs_of_all), (params,), (d_params,))
+    turned_params = _weights(lambda params, axis: lambda: turned(params), cell, params, first, xs, axis)()
+    linear_of_all = jax.vmap(functools.partial(cell.linear, turned_params))
+    _, d_zs_inputs = jax.jvp(lambda xs: linear_of_all(hs_before, xs), (xs_of_all,), (_merge(d_xs),))
+    d_zs = jax.tree.map(lambda w, x: (w + x).reshape(*hidden_states.shape[:2], *x.shape[1:]), d_zs_weights, d_zs_inputs)
+    weights = _weights(backward_weights, cell, params, first, xs, axis)
 
     # Saving only z and the states is faster than reading activations back: 17 against 26 ms at B=64, T=100, H=128.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     def d_step(d_state: Any, inputs: tuple) -> tuple[Any, Array]:
         x, z, d_z_outer, state = inputs
-        _, d_z_inner = jax.jvp(lambda h: cell.linear(flip(flipped), h, x), (state.h,), (d_state.h,))
-        d_z = jax.tree.map(jnp.add, d_z_outer, d_z_inner)
-        _, d_outputs = jax.jvp(cell.gates, (params, z, state), (d_params, d_z, d_state))
-        return d_outputs
+        _, d_z_inner = jax.jvp(lambda h: linear(weights())(h, x), (state.h,), (d_state.h,))
+        d_z = jax.tree.map(jnp.add, laid(d_z_outer, axis), d_z_inner)
+        _, (d_state, d_h) = jax.jvp(gates, (params, z, state), (d_params, d_z, d_state))
+        return d_state, unlaid(d_state.h if d_h is None else d_h, axis, batch)
 
-    d_last, d_hs = lax.scan(d_step, d_first, (xs, zs, d_zs_outer, before))
-    return (hs, last), (d_hs, d_last)
+    d_last, d_hs = lax.scan(d_step, laid(d_first, axis), (steps, zs, d_zs, before))
+    hs = hidden_states if hs is None else hs
+    return (hs, unlaid(last, axis, batch)), (d_hs, unlaid(d_last, axis, batch))
 
 
-def _transpose(params: Any) -> Any:
-    return jax.tree.map(lambda array: array.T if array.ndim == 2 else array, params)
+def _weights(form: Callable, cell: Cell, params: Any, state: Any, xs: Any, axis: int | None) -> Callable[[], Any]:
+    """Return the parameters in the form of a layout, or as they are for a cell that could not take it."""
+    return form(params, axis) if takes_forms(cell.linear, params, state.h, xs) else lambda: params
 
 
 def _merge(steps: Any) -> Any:
@@ -244,13 +284,13 @@ def _held(cell: Cell) -> Cell:
 
     def linear_all(params: Any, hs: Array, inputs: tuple) -> tuple:
         xs, real = inputs
-        return cell.linear_all(params, hs, xs), real
+        return cell.linear_all(params, hs, xs), real  # type: ignore[misc]
 
     def gates(params: Any, inputs: tuple, state: Any) -> tuple[Any, Array]:
         z, real = inputs
         return _hold(real, cell.gates(params, z, state), state)
 
-    return Cell(linear, linear_all, gates, cell.zero_state)
+    return Cell(linear, gates, cell.zero_state, linear_all if cell.linear_all else None)
 
 
 def _held_step(step: Callable) -> Callable:
@@ -267,7 +307,8 @@ def _hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Arr
     new, h = stepped
 
     def held(after: Array, before: Any) -> Array:
-        shape = real.shape[: after.ndim] + (1,) * (after.ndim - 2)
-        return jnp.where((real > 0).reshape(shape) if after.ndim else (real > 0).any(), after, before)
+        if after.ndim < real.ndim:  # a number for the whole batch
+            return jnp.where((real > 0).any(), after, before)
+        return jnp.where((real > 0).reshape(real.shape + (1,) * (after.ndim - real.ndim)), after, before)
 
     return jax.tree.map(held, new, state), held(h, jnp.zeros_like(h))

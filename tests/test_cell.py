@@ -17,7 +17,7 @@ INPUTS, H, B = 3, 4, 2
 def step():
     """Parameters, a state and an input of a batch, in float64 NumPy."""
     rng = np.random.default_rng(0)
-    params = LSTMParams(rng.normal(size=(INPUTS, 4 * H)), rng.normal(size=(H, 4 * H)), rng.normal(size=4 * H))
+    params = LSTMParams(rng.normal(size=(4 * H, INPUTS)), rng.normal(size=(4 * H, H)), rng.normal(size=4 * H))
     return params, LSTMState(*rng.normal(size=(2, B, H))), rng.normal(size=(B, INPUTS))
 
 
@@ -26,9 +26,9 @@ jit_cell = jax.jit(lstm_cell)  # one small compilation, where step by step there
 
 def equations(params, state, x):
     """The step as the docstring has it, gate by gate in float64."""
-    W, U, b = (np.split(np.asarray(array, np.float64), 4, axis=-1) for array in params)
+    W, U, b = (np.split(np.asarray(array, np.float64), 4) for array in params)
     h, c, x = (np.asarray(array, np.float64) for array in (*state, x))
-    z = [x @ W[k] + h @ U[k] + b[k] for k in range(4)]
+    z = [x @ W[k].T + h @ U[k].T + b[k] for k in range(4)]
     i, f, o = (1 / (1 + np.exp(-z[k])) for k in (0, 1, 3))
     c = f * c + i * np.tanh(z[2])
     h = o * np.tanh(c)
@@ -56,10 +56,11 @@ def test_step_is_the_equations(x64, step, batch, dtype, atol):
 
 
 def test_lstm_is_the_same_step_in_parts(step):
-    params, state, x = arrays(step, "float32")
+    params, states, xs = arrays(step, "float32")
+    state, x = jax.tree.map(lambda array: array[0], (states, xs))
     z = LSTM.linear(params, state.h, x)
-    assert_close(z, x @ params.weight_ih + state.h @ params.weight_hh + params.bias, 1e-6)
-    assert_close(LSTM.linear_all(params, state.h, x), z, 1e-6)
+    assert_close(z, params.weight_ih @ x + params.weight_hh @ state.h + params.bias, 1e-6)
+    assert_close(LSTM.linear_all(params, states.h, xs)[0], z, 1e-6)
     assert_close(LSTM.gates(params, z, state), jit_cell(params, state, x), 1e-6)
     assert_close(LSTM.step(params, state, x), jit_cell(params, state, x), 1e-6)
 
@@ -83,7 +84,7 @@ def test_a_widened_layer_is_the_same_with_units_that_stay_zero(x64, step):
 
 @pytest.mark.parametrize("z", [1e4, -1e4])
 def test_gates_saturate_without_overflow(z):
-    params = LSTMParams(jnp.zeros((1, 4)), jnp.zeros((1, 4)), jnp.full(4, z))
+    params = LSTMParams(jnp.zeros((4, 1)), jnp.zeros((4, 1)), jnp.full(4, z))
     _, h = jit_cell(params, LSTMState(jnp.zeros(1), jnp.full(1, 0.5)), jnp.zeros(1))
     np.testing.assert_allclose(h, np.tanh(1.5) if z > 0 else 0, rtol=1e-6)
 
@@ -163,10 +164,10 @@ def test_cast_like_takes_numpy_and_python_numbers():
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_zero_state(x64, step, dtype):
-    state = LSTM.zero_state(arrays(step[0], dtype), (5, 2))
+    state = LSTM.zero_state(arrays(step[0], dtype))
     assert isinstance(state, LSTMState)
     for array in state:
-        assert (array.shape, array.dtype.name, float(abs(array).max())) == ((5, 2, H), dtype, 0)
+        assert (array.shape, array.dtype.name, float(abs(array).max())) == ((H,), dtype, 0)
 
 
 def init(seed=0, input_size=50, hidden_size=32, **options):
@@ -175,11 +176,11 @@ def init(seed=0, input_size=50, hidden_size=32, **options):
 
 def gates(array):
     """The input gate's, the forget gate's, the candidate's and the output gate's part."""
-    return np.split(np.asarray(array, np.float64), 4, axis=-1)
+    return np.split(np.asarray(array, np.float64), 4)
 
 
 def test_init_shapes():
-    assert jax.tree.map(jnp.shape, init()) == LSTMParams((50, 4 * 32), (32, 4 * 32), (4 * 32,))
+    assert jax.tree.map(jnp.shape, init()) == LSTMParams((4 * 32, 50), (4 * 32, 32), (4 * 32,))
 
 
 def test_init_same_key_same_bits_other_key_other_bits():

@@ -150,7 +150,7 @@ def test_reads_without_jlstm(tmp_path, dtype):
         arrays = {name: file[name] for name in file.files if name != "jlstm.json"}
     assert {name: about[name] for name in ("format", "version", "vocabulary", "apply_softmax")} == {
         "format": "jlstm",
-        "version": 1,
+        "version": 2,
         "vocabulary": "é中😀\0",
         "apply_softmax": True,
     }
@@ -160,6 +160,17 @@ def test_reads_without_jlstm(tmp_path, dtype):
     for array, leaf in zip(arrays.values(), jax.tree.leaves(network(dtype).params), strict=True):
         wide = (array.astype(np.uint32) << 16).view(np.float32) if dtype == jnp.bfloat16 else array
         np.testing.assert_array_equal(wide, np.asarray(leaf, np.float32), strict=True)
+
+
+def test_files_of_version_1_have_the_layers_weights_transposed(path, tmp_path):
+    with np.load(path) as file:
+        about = json.loads(file["jlstm.json"])
+        arrays = {name: file[name] for name in file.files if name != "jlstm.json"}
+    with zipfile.ZipFile(tmp_path / "old", "w") as archive:
+        archive.writestr("jlstm.json", json.dumps(about | {"version": 1}))
+        for name, array in arrays.items():
+            archive.writestr(f"{name}.npy", npy(array.T.copy() if name.startswith("layers") else array))
+    assert bits(load(tmp_path / "old")) == bits(network())
 
 
 def test_the_same_network_is_the_same_file_at_any_time(path, monkeypatch):
@@ -515,13 +526,13 @@ NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
         (member(pickle.dumps(Touch()), "jlstm.json"), "jlstm.json: expected JSON, got "),
         (without("jlstm.json"), "expected a file that jlstm saved, with a member jlstm.json, got KeyError"),
         (about(format="other"), "jlstm.json: expected an object with the format 'jlstm', got {"),
-        (about(version=2), "version: expected 1, got 2, written by a newer jlstm"),
-        (about(version=2, config={"new": 1}, more=1), "version: expected 1, got 2, written by a newer jlstm"),
-        (about(version=0), "version: expected 1, got 0"),
-        (about(version=True), "version: expected 1, got True"),
-        (about(version=1.0), "version: expected 1, got 1.0"),
-        (about(version="1"), "version: expected 1, got '1'"),
-        (about(version=None), "version: expected 1, got None"),
+        (about(version=3), "version: expected 1 or 2, got 3, written by a newer jlstm"),
+        (about(version=3, config={"new": 1}, more=1), "version: expected 1 or 2, got 3, written by a newer jlstm"),
+        (about(version=0), "version: expected 1 or 2, got 0"),
+        (about(version=True), "version: expected 1 or 2, got True"),
+        (about(version=1.0), "version: expected 1 or 2, got 1.0"),
+        (about(version="1"), "version: expected 1 or 2, got '1'"),
+        (about(version=None), "version: expected 1 or 2, got None"),
         (about(more=1), "jlstm.json: expected 7 names, got 8, with [] missing and ['more'] unknown"),
         (lambda members, about: about.pop("dtypes"), "jlstm.json: expected 7 names, got 6, with ['dtypes'] missing"),
         (about(config=None), CONFIG_TAKES + "TypeError"),
@@ -539,7 +550,7 @@ NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
         (config(layers=20), "config: expected a network that fits into "),
         (config(layers=3), "members: expected 12 names, got 9, with ['layers[2].bias.npy', "),
         (config(layers=1), "members: expected 6 names, got 9, with [] missing and ['layers[1].bias.npy', "),
-        (config(hidden_size=4), "layers[0].weight_ih: expected shape (2, 16), float32, 128 bytes, got shape "),
+        (config(hidden_size=4), "layers[0].weight_ih: expected shape (16, 2), float32, 128 bytes, got shape "),
         (config(loss="mse"), "apply_softmax: expected False with loss='mse'"),
         (about(apply_softmax=0), "apply_softmax: expected True or False, got 0"),
         (about(vocabulary="abc"), "vocabulary: expected 4 characters, one for each class, got 3"),

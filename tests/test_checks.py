@@ -151,7 +151,7 @@ MISTAKES = {
     "a network of another size": (
         forward,
         (PARAMS, XS, replace(CONFIG, hidden_size=5)),
-        "params.layers[0].weight_ih: expected shape (3, 20), got float32 of shape (3, 16)",
+        "params.layers[0].weight_ih: expected shape (20, 3), got float32 of shape (16, 3)",
     ),
     "no configuration": (forward, (PARAMS, XS, None), "config: expected an LSTMConfig, got None"),
     "one layer's state": (
@@ -190,7 +190,7 @@ MISTAKES = {
     "a turned weight to unroll": (
         unroll,
         (LAYER._replace(weight_hh=LAYER.weight_hh.T), XS),
-        "params.weight_ih: expected shape (3, 64), got float32 of shape (3, 16)",
+        "params.weight_ih: expected shape (64, 3), got float32 of shape (16, 3)",
     ),
     "states to unroll": (unroll, (LAYER, XS, STATE), "state: expected LSTMState, got a tuple of 2"),
     "a state to unroll": (unroll, (LAYER, XS, STATE[0]._replace(c=np.zeros((2, 5)))), "state.c: expected shape (2, 4)"),
@@ -306,7 +306,7 @@ MISTAKES = {
     "a layer's zeros in a network": (
         jlstm.zero_state,
         (PARAMS._replace(layers=LAYER), 2),
-        "params.layers[0]: expected LSTMParams, got float32 of shape (3, 16)",
+        "params.layers[0]: expected LSTMParams, got float32 of shape (16, 3)",
     ),
     "no layers' zeros": (jlstm.zero_state, (PARAMS._replace(layers=None), 2), "params.layers: expected a tuple of"),
     "a number for an axis": (
@@ -323,7 +323,7 @@ MISTAKES = {
     "parameters to write with": (
         lambda *given: jlstm.generate(*given, 3, replace(CONFIG, input_size=5), key=jax.random.key(0)),
         (PARAMS, [[1]]),
-        "params.layers[0].weight_ih: expected shape (5, 16), got float32 of shape (3, 16)",
+        "params.layers[0].weight_ih: expected shape (16, 5), got float32 of shape (16, 3)",
     ),
 }
 
@@ -351,16 +351,15 @@ class Remembering(NamedTuple):
 
 
 def test_a_cell_of_ones_own_has_the_state_that_it_says():
-    def zero_state(params, batch_shape):
-        h = jnp.zeros((*batch_shape, 4))
-        return Remembering(h, {"c": jnp.zeros((*batch_shape, 4))})
+    def zero_state(params):
+        return Remembering(jnp.zeros(4), {"c": jnp.zeros(4)})
 
     def gates(params, z, state):
         memory, h = jlstm.LSTM.gates(params, z, LSTMState(state.h, state.more["c"]))
         return Remembering(h, {"c": memory.c}), h
 
     cell = jlstm.LSTM._replace(gates=gates, zero_state=zero_state, check=lambda name, params: None)
-    state = zero_state(LAYER, (2,))
+    state = jax.tree.map(lambda array: jnp.stack([array] * 2), zero_state(LAYER))
     for lengths in (None, LENGTHS):
         hs, after = jlstm.unroll(LAYER, XS, state, cell=cell, lengths=lengths)
         expected, last = jlstm.unroll(LAYER, XS, lengths=lengths)

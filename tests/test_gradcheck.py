@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jlstm import gradcheck as module
-from jlstm.cell import LSTM, LSTMParams, lstm_cell
+from jlstm.cell import LSTM, LSTMParams, lstm_cell, zero_states
 from jlstm.gradcheck import BOUNDS, check, gradcheck, random_problem
 from jlstm.losses import loss_fn
 from jlstm.model import LSTMConfig
@@ -82,7 +82,7 @@ def test_saturated_gates():
         problem = draw(*CASES["state"], seed=seed)
         layer = problem["params"].layers[0]
         layer = layer._replace(weight_ih=100 * layer.weight_ih, bias=100 * layer.bias)
-        assert np.median(np.abs(problem["xs"] @ layer.weight_ih + layer.bias)) > 40
+        assert np.median(np.abs(problem["xs"] @ layer.weight_ih.T + layer.bias)) > 40
         # The usual bounds, relative to the whole gradient: a shut gate has a derivative of 0 on both sides, and where
         # one is not shut z is small, so that its rounding is too. Measured over 8 seeds: 4e-16, 2e-9 and 3e-7.
         report = gradcheck(**problem | {"params": problem["params"]._replace(layers=(layer,))})
@@ -157,8 +157,8 @@ def outputs_loss(params, xs, state, lengths, cell):
 def arguments(x64):
     """Draw the parameters of a layer, its inputs and a state of zeros, in float64."""
     rng = np.random.default_rng(1)
-    params = LSTMParams(*(rng.normal(size=shape) for shape in ((2, 12), (3, 12), 12)))
-    return params, rng.normal(size=(4, 6, 2)), LSTM.zero_state(params, (4,))
+    params = LSTMParams(*(rng.normal(size=shape) for shape in ((12, 2), (12, 3), 12)))
+    return params, rng.normal(size=(4, 6, 2)), zero_states(LSTM, params, (4,))
 
 
 def random_like(tree):
@@ -337,7 +337,7 @@ def test_x64_is_afterwards_as_it_was(setting):
 
 def test_random_problem_has_what_the_network_needs():
     problem = draw(50, 6, SMALL, "ids", "each", "tokens", "layers", "dropout", "state", "lengths")
-    assert [layer.weight_ih.shape for layer in problem["params"].layers] == [(3, 24), (6, 24)]
+    assert [layer.weight_ih.shape for layer in problem["params"].layers] == [(24, 3), (24, 6)]
     assert np.unique(problem["xs"]).tolist() == [0, 1, 2]
     assert (problem["xs"].shape, problem["xs"].dtype.kind) == ((50, 6), "i")
     assert [np.shape(state) for state in problem["state"]] == [(2, 50, 6)] * 2

@@ -137,7 +137,7 @@ def params():
     def normal(*shape):
         return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
-    layer = LSTMParams(normal(INPUTS, 4 * H), normal(H, 4 * H), normal(4 * H))
+    layer = LSTMParams(normal(4 * H, INPUTS), normal(4 * H, H), normal(4 * H))
     return ModelParams((layer,), Readout(normal(H, C), normal(C)))
 
 

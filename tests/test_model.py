@@ -28,7 +28,7 @@ def random(layers=1, dtype="float64"):
         return rng.normal(size=shape).astype(dtype)
 
     params = ModelParams(
-        tuple(LSTMParams(normal(H if k else INPUTS, 4 * H), normal(H, 4 * H), normal(4 * H)) for k in range(layers)),
+        tuple(LSTMParams(normal(4 * H, H if k else INPUTS), normal(4 * H, H), normal(4 * H)) for k in range(layers)),
         Readout(normal(H, C), normal(C)),
     )
     return params, normal(B, T, INPUTS), tuple(LSTMState(normal(B, H), normal(B, H)) for _ in range(layers))
@@ -150,7 +150,7 @@ def initial(seed=0, dtype=jnp.float32, **options):
 
 def test_init_shapes():
     shapes = jax.tree.map(jnp.shape, initial())
-    assert shapes == ModelParams((LSTMParams((50, 128), (32, 128), (128,)),), Readout((32, 20), (20,)))
+    assert shapes == ModelParams((LSTMParams((128, 50), (128, 32), (128,)),), Readout((32, 20), (20,)))
 
 
 def test_init_same_key_same_bits_other_key_other_bits():
@@ -195,8 +195,8 @@ def test_init_of_tokens():
 def test_init_of_layers():
     """Only the first is of the inputs' size and scale, and each has numbers of its own."""
     wide, narrow = (initial(input_scale=scale, layers=2).layers for scale in (10.0, 1.0))
-    assert jax.tree.map(jnp.shape, narrow)[1:] == (LSTMParams((32, 128), (32, 128), (128,)),)
-    np.testing.assert_allclose(wide[0].weight_ih[:, 64:96], 10 * narrow[0].weight_ih[:, 64:96], rtol=1e-6)
+    assert jax.tree.map(jnp.shape, narrow)[1:] == (LSTMParams((128, 32), (128, 32), (128,)),)
+    np.testing.assert_allclose(wide[0].weight_ih[64:96], 10 * narrow[0].weight_ih[64:96], rtol=1e-6)
     assert_close(wide[1:], narrow[1:], 0)
     assert np.isin(narrow[0].weight_hh, narrow[1].weight_hh).mean() < 0.01
 

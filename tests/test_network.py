@@ -251,7 +251,7 @@ def test_larger_networks_are_what_was_asked_for():
     net = new(**LARGER)
     asked = {"input_size": C, "hidden_size": H, "inputs": "tokens", "layers": 2, "dropout": 0.25}
     assert {name: getattr(net.config, name) for name in asked} == asked
-    assert [layer.weight_ih.shape for layer in net.params.layers] == [(C, 4 * H), (H, 4 * H)]
+    assert [layer.weight_ih.shape for layer in net.params.layers] == [(4 * H, C), (4 * H, H)]
     scores = np.asarray(jax.jit(forward)(net.params, Y, net.config)[0])  # without dropout
     np.testing.assert_allclose(net.predict(Y)[..., 0], scores, atol=1e-6)
     np.testing.assert_allclose(net.predict(Y[1])[..., 0], scores[1], atol=1e-6)

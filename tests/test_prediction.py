@@ -21,7 +21,7 @@ SHORT = RNG.normal(size=(300, 17, 1)).astype(np.float32)
 
 @functools.cache
 def params():
-    shapes = (1, 4 * H), (H, 4 * H), (4 * H,), (H, C), (C,)
+    shapes = (4 * H, 1), (4 * H, H), (4 * H,), (H, C), (C,)
     *layer, weight, bias = (np.random.default_rng(1).normal(size=shape).astype(np.float32) for shape in shapes)
     return ModelParams((LSTMParams(*layer),), Readout(weight, bias))
 

@@ -15,7 +15,7 @@ LENGTHS = np.array([3, 0, 2])
 
 def random_params(rng, layers=1):
     def layer(size):
-        return LSTMParams(*(rng.normal(size=shape) for shape in [(size, 4 * H), (H, 4 * H), 4 * H]))
+        return LSTMParams(*(rng.normal(size=shape) for shape in [(4 * H, size), (4 * H, H), 4 * H]))
 
     return ModelParams(
         tuple(layer(H if k else D) for k in range(layers)), Readout(rng.normal(size=(H, C)), rng.normal(size=C))
@@ -75,7 +75,7 @@ def test_gradient_is_that_of_finite_differences(layers, tokens, padded, kind, ta
 
 def test_one_step_by_hand():
     layer = LSTMParams(
-        np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([[0.5, -0.6, 0.7, -0.8]]), np.array([0.01, 0.02, 0.03, 0.04])
+        np.array([[0.1, 0.2, 0.3, 0.4]]).T, np.array([[0.5, -0.6, 0.7, -0.8]]).T, np.array([0.01, 0.02, 0.03, 0.04])
     )
     params = ModelParams((layer,), Readout(np.array([[2.0, -1.0]]), np.array([0.5, 0.25])))
     state = (LSTMState(np.array([[0.9]]), np.array([[-0.7]])),)
@@ -236,7 +236,7 @@ def test_every_dtype_is_computed_in_float64():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("z", [1000.0, -1000.0])
 def test_saturated_gates_and_logits_stay_finite(z):
-    layer = LSTMParams(np.zeros((1, 4)), np.zeros((1, 4)), np.full(4, z))
+    layer = LSTMParams(np.zeros((4, 1)), np.zeros((4, 1)), np.full(4, z))
     params = ModelParams((layer,), Readout(np.array([[1000.0, -1000.0]]), np.zeros(2)))
     state = (LSTMState(np.zeros((1, 1)), np.full((1, 1), 0.5)),)
     (_, (end,)), open_ = forward(params, np.zeros((1, 1, 1)), state=state), z > 0

@@ -32,7 +32,7 @@ def params_of(config=CONFIG):
         return rng.normal(size=shape, scale=0.5).astype(np.float32)
 
     reads = [features] + [H] * (config.layers - 1)
-    layers = tuple(LSTMParams(normal(size, 4 * H), normal(H, 4 * H), normal(4 * H)) for size in reads)
+    layers = tuple(LSTMParams(normal(4 * H, size), normal(4 * H, H), normal(4 * H)) for size in reads)
     return ModelParams(layers, Readout(normal(H, classes), normal(classes)))
 
 

@@ -37,18 +37,18 @@ class GRUParams(NamedTuple):
 
 
 def gru_linear(params, h, x):
-    return x @ params.weight_ih + params.bias_ih, h @ params.weight_hh + params.bias_hh
+    return params.weight_ih @ x + params.bias_ih, params.weight_hh @ h + params.bias_hh
 
 
 def gru_gates(params, z, state):
-    (r_x, u_x, n_x), (r_h, u_h, n_h) = (jnp.split(part, 3, axis=-1) for part in z)
+    (r_x, u_x, n_x), (r_h, u_h, n_h) = (jnp.split(part, 3) for part in z)
     u = jax.nn.sigmoid(u_x + u_h)
     h = (1 - u) * jnp.tanh(n_x + jax.nn.sigmoid(r_x + r_h) * n_h) + u * state.h
     return RNNState(h), h
 
 
-def gru_zeros(params, batch_shape):
-    return RNNState(jnp.zeros((*batch_shape, len(params.weight_hh))))
+def gru_zeros(params):
+    return RNNState(jnp.zeros(params.weight_hh.shape[1]))
 
 
 class PeepholeParams(NamedTuple):
@@ -57,7 +57,7 @@ class PeepholeParams(NamedTuple):
 
 
 def peephole_gates(params, z, state):
-    i, f, g, o = jnp.split(z, 4, axis=-1)
+    i, f, g, o = jnp.split(z, 4)
     p_i, p_f, p_o = params.peepholes
     c = jax.nn.sigmoid(f + p_f * state.c) * state.c + jax.nn.sigmoid(i + p_i * state.c) * jnp.tanh(g)
     h = jax.nn.sigmoid(o + p_o * c) * jnp.tanh(c)
@@ -66,30 +66,30 @@ def peephole_gates(params, z, state):
 
 class ProjectedParams(NamedTuple):
     lstm: LSTMParams
-    down: jax.Array  # [H, 2]
-    out: jax.Array  # [2, 1]
+    down: jax.Array  # [2, H]
+    out: jax.Array  # [1, 2]
 
 
 def projected_gates(params, z, state):
     """An LSTM whose hidden state is narrower than its cell state and whose output is another vector still."""
     (_, c), h = LSTM.gates(params.lstm, z, state)
-    h = h @ params.down
-    return LSTMState(h, c), jnp.sin(h @ params.out)
+    h = params.down @ h
+    return LSTMState(h, c), jnp.sin(params.out @ h)
 
 
 def lstm_linear(params, h, x):
     return LSTM.linear(params.lstm, h, x)
 
 
-def lstm_zeros(params, batch_shape):
-    return LSTMState(jnp.zeros((*batch_shape, len(params.lstm.weight_hh))), jnp.zeros((*batch_shape, H)))
+def lstm_zeros(params):
+    return LSTMState(jnp.zeros(params.lstm.weight_hh.shape[1]), jnp.zeros(H))
 
 
 CELLS = {
     "lstm": LSTM,
-    "gru": Cell(gru_linear, gru_linear, gru_gates, gru_zeros),
-    "peephole": Cell(lstm_linear, lstm_linear, peephole_gates, lstm_zeros),
-    "projected": Cell(lstm_linear, lstm_linear, projected_gates, lstm_zeros),
+    "gru": Cell(gru_linear, gru_gates, gru_zeros),
+    "peephole": Cell(lstm_linear, peephole_gates, lstm_zeros),
+    "projected": Cell(lstm_linear, projected_gates, lstm_zeros),
     "plain lstm": lstm_cell,
     "plain tanh": tanh_cell,
 }
@@ -103,13 +103,13 @@ def given(name, dtype="float64"):
         return rng.normal(size=shape).astype(dtype)
 
     def lstm(hidden=H):
-        return LSTMParams(normal(INPUTS, 4 * H), normal(hidden, 4 * H), normal(4 * H))
+        return LSTMParams(normal(4 * H, INPUTS), normal(4 * H, hidden), normal(4 * H))
 
     params = {
         "lstm": lstm,
-        "gru": lambda: GRUParams(normal(INPUTS, 3 * H), normal(H, 3 * H), normal(3 * H), normal(3 * H)),
+        "gru": lambda: GRUParams(normal(3 * H, INPUTS), normal(3 * H, H), normal(3 * H), normal(3 * H)),
         "peephole": lambda: PeepholeParams(lstm(), normal(3, H)),
-        "projected": lambda: ProjectedParams(lstm(2), normal(H, 2), normal(2, 1)),
+        "projected": lambda: ProjectedParams(lstm(2), normal(2, H), normal(1, 2)),
         "plain lstm": lstm,
         "plain tanh": lambda: {"ih": normal(INPUTS, H), "hh": normal(H, H), "bias": normal(H)},
     }[name]()
@@ -122,6 +122,11 @@ def given(name, dtype="float64"):
 def plain_scan(step, params, xs, state):
     state, hs = jax.lax.scan(functools.partial(step, params), state, jnp.swapaxes(xs, 0, 1))
     return jnp.swapaxes(hs, 0, 1), state
+
+
+def over_batch(cell):
+    """A step of a whole batch."""
+    return jax.vmap(cell.step, in_axes=(None, 0, 0))
 
 
 def each_alone(step, params, xs, state, lengths):
@@ -160,7 +165,7 @@ def assert_same_bits(got, expected):
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "projected"])
 def test_whole_batch_and_its_gradient_are_those_of_a_plain_scan(x64, name):
     cell, *args = given(name)
-    expected_grads, expected = with_gradient(functools.partial(plain_scan, cell.step))(*args)
+    expected_grads, expected = with_gradient(functools.partial(plain_scan, over_batch(cell)))(*args)
     grads, outputs = with_gradient(functools.partial(unroll, cell=cell))(*args)
     assert_close(outputs, expected, 1e-14)
     assert_close(grads, expected_grads, 1e-12)
@@ -181,7 +186,7 @@ def test_second_derivatives_of_several_are_those_of_a_plain_scan(x64, name, batc
         return jax.jvp(jax.grad(weighted, (0, 1, 2)), args, along)
 
     got = jax.jit(jax.vmap(functools.partial(derivatives, functools.partial(unroll, cell=cell))))(*several)
-    plain = jax.jit(functools.partial(derivatives, functools.partial(plain_scan, cell.step)))
+    plain = jax.jit(functools.partial(derivatives, functools.partial(plain_scan, over_batch(cell))))
     for k in range(2):
         expected = plain(*jax.tree.map(lambda array, k=k: array[k], several))
         assert_close(jax.tree.map(lambda array, k=k: array[k], got), expected, 1e-11)
@@ -423,7 +428,7 @@ run_gru = jax.jit(functools.partial(unroll, cell=CELLS["gru"]))
 def sequences(draw):
     """Parameters of a GRU, inputs, a state and lengths, with garbage in the padding."""
     rng, scale = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.sampled_from([0.01, 1.0, 30.0]))
-    shapes = GRUParams((INPUTS, 3 * H), (H, 3 * H), (3 * H,), (3 * H,))
+    shapes = GRUParams((3 * H, INPUTS), (3 * H, H), (3 * H,), (3 * H,))
     params = GRUParams(*(scale * rng.normal(size=shape).astype(np.float32) for shape in shapes))
     lengths = np.array(draw(st.lists(st.integers(0, STEPS), min_size=ROWS, max_size=ROWS)))
     xs = rng.normal(size=(ROWS, STEPS, INPUTS)).astype(np.float32)

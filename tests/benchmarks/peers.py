@@ -21,7 +21,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jlstm
-from jlstm.cell import LSTM
 from jlstm.devices import AXIS, mesh_for, replicate
 from jlstm.model import step as jlstm_step
 
@@ -127,7 +126,7 @@ def jlstm_network(problem: Problem) -> Network:
         params=problem.params,
         scores=lambda params, xs: jlstm.forward(params, xs, config)[0],
         unpack=lambda params: params,
-        zero_state=lambda batch: tuple(LSTM.zero_state(layer, (batch,)) for layer in problem.params.layers),
+        zero_state=lambda batch: jlstm.zero_state(problem.params, batch),
         step=step,
     )
 
@@ -210,7 +209,8 @@ def flax_network(problem: Problem) -> Network:
         return (cell.dense_i.kernel, cell.dense_h.kernel, cell.dense_h.bias), (head.kernel, head.bias)
 
     model = Model(problem.shape, nnx.Rngs(0))
-    for variables, arrays in zip(weights(model), (problem.params.layers[0], problem.params.readout), strict=True):
+    given = _turned(problem.params.layers[0]), problem.params.readout
+    for variables, arrays in zip(weights(model), given, strict=True):
         for variable, array in zip(variables, arrays, strict=True):
             variable[...] = jnp.asarray(array)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -225,7 +225,7 @@ def flax_network(problem: Problem) -> Network:
 
     def unpack(params: Any) -> jlstm.ModelParams:
         layer, readout = weights(merge(params))
-        return _model_params([variable[...] for variable in layer], [variable[...] for variable in readout])
+        return _model_params(_turned([variable[...] for variable in layer]), [variable[...] for variable in readout])
 
     return Network(
         params=params,
@@ -260,7 +260,7 @@ def equinox_network(problem: Problem) -> Network:
     shape, (layer,), readout = problem.shape, *problem.params
     key_cell, key_head = jax.random.split(jax.random.key(0))
     model = Model(eqx.nn.LSTMCell(shape.I, shape.H, key=key_cell), eqx.nn.Linear(shape.H, shape.C, key=key_head))
-    carried = layer.weight_ih.T, layer.weight_hh.T, layer.bias, readout.weight.T, readout.bias
+    carried = *layer, readout.weight.T, readout.bias
     model = eqx.tree_at(weights, model, tuple(map(jnp.asarray, carried)))
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
@@ -271,7 +271,7 @@ def equinox_network(problem: Problem) -> Network:
 
     def unpack(params: Any) -> jlstm.ModelParams:
         weight_ih, weight_hh, bias, weight, readout_bias = weights(params)
-        return _model_params([weight_ih.T, weight_hh.T, bias], [weight.T, readout_bias])
+        return _model_params([weight_ih, weight_hh, bias], [weight.T, readout_bias])
 
     return Network(
         params=params,
@@ -295,7 +295,7 @@ def keras_network(problem: Problem) -> Network:
     state = [keras.Input((shape.H,)), keras.Input((shape.H,))]
     hs, *after = lstm(xs, initial_state=state)
     stepper = keras.Model([xs, *state], [dense(hs), *after])
-    model.set_weights([*problem.params.layers[0], *problem.params.readout])
+    model.set_weights([*_turned(problem.params.layers[0]), *problem.params.readout])
     params = [variable.value for variable in model.trainable_variables]
     rest = [variable.value for variable in model.non_trainable_variables]
 
@@ -306,7 +306,7 @@ def keras_network(problem: Problem) -> Network:
     return Network(
         params=params,
         scores=lambda params, xs: model.stateless_call(params, rest, xs)[0],
-        unpack=lambda params: _model_params(params[:3], params[3:]),
+        unpack=lambda params: _model_params(_turned(params[:3]), params[3:]),
         zero_state=lambda batch: [jnp.zeros((batch, shape.H))] * 2,
         step=step,
     )
@@ -327,20 +327,20 @@ class TorchNetwork(NamedTuple):
     def unpack(self, of: Callable[[Any], Any]) -> jlstm.ModelParams:
         """Return what `of` gives for each parameter, as jlstm's."""
         lstm, linear = self
-        layer = of(lstm.weight_ih_l0).T, of(lstm.weight_hh_l0).T, of(lstm.bias_ih_l0)
+        layer = of(lstm.weight_ih_l0), of(lstm.weight_hh_l0), of(lstm.bias_ih_l0)
         return _model_params(layer, (of(linear.weight).T, of(linear.bias)))
 
 
 def torch_network(problem: Problem) -> TorchNetwork:
-    """torch: its own gates stand in jlstm's order, its matrices are transposed."""
+    """torch: its gates stand in jlstm's order, its readout is transposed."""
     import torch
 
     torch.set_num_threads(THREADS)
     shape, (layer,), readout = problem.shape, *problem.params
     lstm, linear = torch.nn.LSTM(shape.I, shape.H, batch_first=True), torch.nn.Linear(shape.H, shape.C)
     carried = {
-        lstm.weight_ih_l0: layer.weight_ih.T,
-        lstm.weight_hh_l0: layer.weight_hh.T,
+        lstm.weight_ih_l0: layer.weight_ih,
+        lstm.weight_hh_l0: layer.weight_hh,
         lstm.bias_ih_l0: layer.bias,
         lstm.bias_hh_l0: np.zeros_like(layer.bias),
         linear.weight: readout.weight.T,
@@ -413,6 +413,11 @@ def peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
     if name == "jlstm":
         return jlstm_peer(problem, mesh)
     return torch_peer(problem) if name == "torch" else jax_peer(name, problem, mesh)
+
+
+def _turned(layer: Any) -> list[Any]:
+    """Return a layer's parameters with the matrices transposed, between jlstm's form and that of Flax and Keras."""
+    return [array.T for array in layer]
 
 
 def _model_params(layer: Any, readout: Any) -> jlstm.ModelParams:

@@ -1,0 +1,89 @@
+"""The ways to lay a batch out: each gives what a sequence alone gives, with its gradient; the rule that chooses."""
+
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jlstm import unroll
+from jlstm.cell import LSTM, LSTMParams, LSTMState
+from jlstm.layouts import ALONE, FEATURES_FIRST, SEQUENCES_FIRST, Turned, batch_axis, laid, unlaid
+
+INPUTS, H, T = 3, 4, 6
+
+
+def problem(rows, tokens):
+    rng = np.random.default_rng(0)
+    params = LSTMParams(rng.normal(size=(4 * H, INPUTS)), rng.normal(size=(4 * H, H)), rng.normal(size=4 * H))
+    xs = rng.integers(INPUTS, size=(rows, T)) if tokens else rng.normal(size=(rows, T, INPUTS))
+    return params, xs, LSTMState(*rng.normal(size=(2, rows, H)))
+
+
+def outputs_and_gradient(params, xs, state, lengths):
+    def weighted(params, state):
+        outputs = unroll(params, xs, state, lengths=lengths)
+        leaves = jax.tree.leaves(outputs)
+        return sum(jnp.sum(jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) * leaf) for leaf in leaves), outputs
+
+    grads, outputs = jax.grad(weighted, argnums=(0, 1), has_aux=True)(params, state)
+    return grads, outputs, unroll(params, xs, state, lengths=lengths)
+
+
+@pytest.mark.parametrize("lengths", [None, "one each"])
+@pytest.mark.parametrize("tokens", [False, True], ids=["features", "tokens"])
+@pytest.mark.parametrize(("rows", "axis"), [(1, ALONE), (1, FEATURES_FIRST), (5, FEATURES_FIRST), (16, FEATURES_FIRST)])
+def test_every_layout_gives_the_same(x64, monkeypatch, rows, axis, tokens, lengths):
+    args = problem(rows, tokens)
+    lengths = None if lengths is None else np.arange(rows) % (T + 1)
+    found = []
+    for chosen in (SEQUENCES_FIRST, axis):
+        asked = []
+
+        def rule(*_, asked=asked, chosen=chosen, gradient):
+            asked.append(gradient)
+            return chosen
+
+        monkeypatch.setattr(sys.modules["jlstm.unroll"], "batch_axis", rule)
+        found.append(jax.jit(functools.partial(outputs_and_gradient, lengths=lengths))(*args))
+        assert set(asked) == {True, False}
+    for got, expected in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+
+
+def test_rule():
+    assert batch_axis(1, 1024, gradient=True) == ALONE
+    assert [batch_axis(rows, 384, gradient=True) for rows in (4, 25, 32)] == [0, -1, -1]
+    assert [batch_axis(rows, 256, gradient=True) for rows in (25, 32)] == [0, 0]
+    assert [batch_axis(rows, 256, gradient=False) for rows in (25, 32)] == [0, -1]
+    rows, hidden = jax.export.symbolic_shape("b, h")
+    assert {batch_axis(*sizes, gradient=True) for sizes in ((rows, 512), (32, hidden))} == {SEQUENCES_FIRST}
+
+
+def test_a_batch_that_is_laid_out_is_filled_up_and_comes_back():
+    xs = np.arange(2 * 5 * 3).reshape(2, 5, 3)  # [time, batch, features]
+    turned = laid(xs, FEATURES_FIRST, batch=1)
+    assert turned.shape == (2, 3, 8)
+    assert np.array_equal(unlaid(turned, FEATURES_FIRST, 5, batch=1), xs)
+    assert np.array_equal(unlaid(laid(xs[:, :1], ALONE, batch=1), ALONE, 1, batch=1), xs[:, :1])
+
+
+def test_a_turned_matrix_is_the_matrix():
+    matrix, h = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), np.ones(3, np.float32)
+    turned = Turned(jnp.asarray(matrix.T))
+    np.testing.assert_allclose(turned @ h, matrix @ h, rtol=1e-6)
+    np.testing.assert_array_equal(turned.T, matrix.T)
+
+
+def test_a_cell_may_do_anything_with_its_matrices(x64):
+    """A product by another name, of a matrix that is no array here, is computed as it is written."""
+
+    def linear(params, h, x):
+        return jnp.dot(params.weight_ih, x) + jnp.einsum("gh,h->g", params.weight_hh, h) + params.bias
+
+    cell, args = LSTM._replace(linear=linear), problem(5, tokens=False)
+    got, expected = (unroll(*args, cell=cell) for cell in (cell, LSTM))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)
