@@ -26,6 +26,7 @@ __all__ = [
     "filled_up",
     "inputs_of",
     "is_boxed",
+    "of_lengths",
     "rounded_up",
     "steps_of",
     "steps_with_room",
@@ -212,6 +213,20 @@ def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> D
         filled_up(data.ys, rows, steps) if config.target == "each" else filled_up(data.ys, rows),
         None if lengths is None else filled_up(np.asarray(lengths, np.int32), rows),
     )
+
+
+def of_lengths(data: Batch, shortest: int, longest: int, config: LSTMConfig) -> Batch:
+    """Return the sequences of so many real steps, the shortest not included, without the padding beyond the longest.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> data = Batch(np.ones((3, 9, 1)), np.ones((3, 9), int), np.array([2, 9, 4]))
+        >>> of_lengths(data, 0, 4, config).xs.shape, of_lengths(data, 4, 9, config).lengths
+        ((2, 4, 1), array([9]))
+    """
+    rows = np.flatnonzero((data.lengths > shortest) & (data.lengths <= longest))
+    ys = data.ys[rows, :longest] if config.target == "each" else data.ys[rows]
+    return Batch(data.xs[rows, :longest], ys, data.lengths[rows])
 
 
 def rounded_up(number: int, digits: int) -> int:

@@ -64,7 +64,7 @@ def pinned(tree: Any, axis: int | None) -> Any:
 
 
 def laid(tree: Any, axis: int | None, batch: int = 0) -> Any:
-    """Return arrays with their batch, the axis `batch`, moved to `axis`; filled up to whole vectors where that is last."""
+    """Return arrays with their batch, the axis `batch`, moved to `axis`; where that is last, in whole vectors."""
 
     def lay(array: Array) -> Array:
         if axis != FEATURES_FIRST:

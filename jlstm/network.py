@@ -195,8 +195,8 @@ class LSTMNetwork:
                 f"callback_every: expected at most epochs = {epochs}, got {every:g}: it would not be called"
             )
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
-        batches = batches_of(data, batch_size)
-        before = self.history
+        before, params = self.history, self._trained.state.params
+        batches = batches_of(data, batch_size, params, len(before.loss) + epochs, self.config)
         schedule = Schedule(
             learning_rate=real_number("learning_rate", learning_rate),
             decay_rate=real_number("decay_rate", decay_rate),

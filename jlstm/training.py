@@ -1,5 +1,6 @@
 """Learning: optax over mini-batches, as pure `init` and `step`, and as many steps in one compiled call."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jlstm.data import (
     characters_with_room,
     count,
     filled_up,
+    of_lengths,
     rounded_up,
     steps_of,
     steps_with_room,
@@ -47,6 +49,7 @@ __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "
 # For `_lay_out`, a guess at what a time step of a mini-batch takes, forward and backward: so many seconds and those of
 # its arithmetic, and with lengths so much longer.
 STEP_SECONDS, FLOPS, MASKED = 2e-5, 5e10, 1.02
+COMPILE_SECONDS = 1.5  # what one more shape takes
 ADDED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
@@ -202,6 +205,9 @@ def fit(
 
     The batches of `Streams` are their windows in order, and the network's state is carried from each to the next.
 
+    Sequences of different length are divided into parts of similar lengths, each computed at its own longest. Each
+    mini-batch is drawn from one part, anew in each epoch, and those of all parts come in any order.
+
     Calls are as few as keep each under about a second. A call never touches the state it was given, so whoever stops
     between or during calls keeps the last reported one.
 
@@ -223,46 +229,51 @@ def fit(
     Raises:
         FloatingPointError: the loss or a parameter became NaN or infinite; the state reported last is finite.
     """
-    before = float(schedule.first_epoch)
-    batches, most, width, mesh, masked, roomy = _lay_out(data, batch_size, state.params, before + epochs)
-    held = replicate(with_room(data, config, roomy=roomy, masked=masked), mesh)
+    parts = _parts(data, batch_size, state.params, float(schedule.first_epoch) + epochs, config)
+    mesh, batches = parts[0].mesh, sum(part.batches for part in parts)
+    held = [replicate(with_room(part.data, config, roomy=part.roomy, masked=part.masked), mesh) for part in parts]
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
-    size = 1
+    sizes = [1] * len(parts)
     for epoch in range(epochs):
-        order = _draw_order(state.key, state.step, data, batches=batches, width=width)
-        order = replicate(filled_up(order, most), mesh)
+        rngs = [_rng(state.key, state.step, k) for k in range(len(parts) + 1)]
+        orders = [replicate(_draw_order(rng, part), mesh) for rng, part in zip(rngs, parts, strict=False)]
         if isinstance(data, Streams):
-            state = state._replace(memory=scatter(zero_state(state.params, width), mesh))
-        total, start = replicate(_zero(), mesh), 0
-        while start < batches:
-            stop = min(start + size, batches)
-            began = time.perf_counter()
-            stepped, total, finite = _train_steps(
-                state,
-                total,
-                schedule,
-                held,
-                order,
-                start,
-                stop,
-                config=config,
-                optimizer=optimizer,
-                shape=shape,
-                masked=masked,
-                mesh=mesh,
-            )
-            if not finite:  # waits for the call to end
-                raise FloatingPointError(
-                    f"the loss became NaN or infinite in epoch {epoch + 1}; the parameters from before are kept. "
-                    "Try a lower learning_rate, or inputs of a smaller range"
+            state = state._replace(memory=scatter(zero_state(state.params, parts[0].width), mesh))
+        total, done = replicate(_zero(), mesh), 0
+        for k, start, end in _runs(rngs[-1], parts):
+            while start < end:
+                stop = min(start + sizes[k], end)
+                began = time.perf_counter()
+                stepped, total, finite = _train_steps(
+                    state,
+                    total,
+                    schedule,
+                    held[k],
+                    orders[k],
+                    start,
+                    stop,
+                    config=config,
+                    optimizer=optimizer,
+                    shape=shape,
+                    masked=parts[k].masked,
+                    mesh=mesh,
                 )
-            size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
-            state, start = stepped, stop
-            yield Report(state, epoch, start / batches, float(total) / start)
+                if not finite:  # waits for the call to end
+                    raise FloatingPointError(
+                        f"the loss became NaN or infinite in epoch {epoch + 1}; the parameters from before are kept. "
+                        "Try a lower learning_rate, or inputs of a smaller range"
+                    )
+                sizes[k] = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
+                state, done, start = stepped, done + stop - start, stop
+                yield Report(state, epoch, done / batches, float(total) / done)
 
 
-def batches_of(data: Data, batch_size: int) -> int:
-    """Return how many mini-batches an epoch has."""
+def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> int:
+    """Return how many mini-batches an epoch of `fit` has in a training that ends with so many epochs."""
+    return sum(_batches_of(part, batch_size) for part in _divided(data, batch_size, params, epochs, config))
+
+
+def _batches_of(data: Data, batch_size: int) -> int:
     return data.windows if isinstance(data, Streams) else -(-count(data) // batch_size)
 
 
@@ -281,18 +292,21 @@ def evaluate(
     Returns:
         The loss.
     """
-    batches, most, width, mesh, masked, roomy = _lay_out(data, batch_size, params, times)
-    order = filled_up(_batches(np.arange(count(data)), batches, width), most)
-    held = with_room(data, config, roomy=roomy, masked=masked)
-    params, held, order = replicate((params, held, order), mesh)
-    sums, size, start = replicate((_zero(), _zero()), mesh), 1, 0
-    while start < batches:
-        stop = min(start + size, batches)
-        began = time.perf_counter()
-        sums = _sum_losses(sums, params, held, order, start, stop, config=config, masked=masked, mesh=mesh)
-        jax.block_until_ready(sums)
-        size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
-        start = stop
+    parts = _parts(data, batch_size, params, times, config)
+    mesh = parts[0].mesh
+    params, sums = replicate((params, (_zero(), _zero())), mesh)
+    for part in parts:
+        order = filled_up(_batches(np.arange(count(part.data)), part.batches, part.width), part.most)
+        held = with_room(part.data, config, roomy=part.roomy, masked=part.masked)
+        held, order = replicate((held, order), mesh)
+        size, start = 1, 0
+        while start < part.batches:
+            stop = min(start + size, part.batches)
+            began = time.perf_counter()
+            sums = _sum_losses(sums, params, held, order, start, stop, config=config, masked=part.masked, mesh=mesh)
+            jax.block_until_ready(sums)
+            size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
+            start = stop
     return float(sums[0]) / max(float(sums[1]), 1.0)
 
 
@@ -300,11 +314,42 @@ def _zero() -> np.ndarray:
     return np.zeros((), jax.dtypes.canonicalize_dtype(float))
 
 
-class _Layout(NamedTuple):
-    """The shapes that an epoch is compiled for.
+def _divided(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> list[Data]:
+    """Return the data in parts of similar lengths, each of which is compiled for its own longest.
+
+    Each mini-batch is of one part. The cuts are those that cost least in all, the steps of padding in all epochs and
+    the compilation of one more shape weighed against each other (by dynamic programming).
+    """
+    if not isinstance(data, Batch) or data.lengths is None:
+        return [data]
+    lengths, weights = np.asarray(data.lengths), sum(leaf.size for leaf in jax.tree.leaves(params))
+    # At a change of the number of epochs by less than two, the parts stay those that were compiled for.
+    epochs = rounded_up(max(1, int(epochs)), 1)
+    cuts = [0, *np.unique([min(rounded_up(max(int(n), 1), 3), steps_of(data)) for n in lengths]).tolist()]
+    below = [int((lengths <= cut).sum()) for cut in cuts]
+
+    def seconds(i: int, j: int) -> float:
+        rows = below[j] - below[i]
+        batches = -(-rows // batch_size)
+        return COMPILE_SECONDS + epochs * _epoch_seconds(batches, -(-rows // batches), cuts[j], weights)
+
+    least: list[tuple[float, list[int]]] = [(0.0, [])]
+    for j in range(1, len(cuts)):
+        least.append(min((least[i][0] + seconds(i, j), [*least[i][1], i]) for i in range(j)))
+    ends = [*least[-1][1][1:], len(cuts) - 1]
+    return [of_lengths(data, cuts[i], cuts[j], config) for i, j in itertools.pairwise([0, *ends])]
+
+
+def _epoch_seconds(batches: int, width: int, steps: int, weights: int) -> float:
+    return batches * steps * (STEP_SECONDS + 6 * weights * width / FLOPS)  # the backward pass is two
+
+
+class _Part(NamedTuple):
+    """Data and the shapes that an epoch of them is compiled for.
 
     Attributes:
-        batches: how many mini-batches it has.
+        data: the sequences.
+        batches: how many mini-batches they are.
         most: the most that it has with other data that are compiled alike.
         width: how many rows each of them is computed with.
         mesh: the devices that share each.
@@ -312,6 +357,7 @@ class _Layout(NamedTuple):
         roomy: whether all sizes are rounded up to powers of two.
     """
 
+    data: Data
     batches: int
     most: int
     width: int
@@ -320,25 +366,32 @@ class _Layout(NamedTuple):
     roomy: bool
 
 
-def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) -> _Layout:
+def _parts(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> list[_Part]:
+    """Return the data in parts of similar lengths, with their shapes, which one mesh serves."""
+    pieces = _divided(data, batch_size, params, epochs, config)
+    widest = max(-(-count(piece) // _batches_of(piece, batch_size)) for piece in pieces)
+    return [_lay_out(piece, batch_size, params, epochs, widest) for piece in pieces]
+
+
+def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float, widest: int = 1) -> _Part:
     """Choose the shapes so that one compiled program serves whatever is near by in size.
 
     Where it costs little over all epochs, rows and steps of nothing fill the data up to powers of two, which takes less
     time than to compile for other shapes; else the steps are as they are, and there are a sixteenth more rows at most.
     To leave out steps of nothing by a `lax.cond` in the gradient made each step 1.2 to 2.6 times as long.
     """
-    batches = batches_of(data, batch_size)
+    batches = _batches_of(data, batch_size)
     if isinstance(data, Streams):
         # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
         most = characters_with_room(data) // (data.streams * data.length)
         mesh = mesh_for(data.streams)
         width = to_whole_devices(data.streams, mesh)
-        return _Layout(batches, most, width, mesh, width > data.streams, roomy=True)
+        return _Part(data, batches, most, width, mesh, width > data.streams, roomy=True)
     real, steps = -(-count(data) // batches), steps_of(data)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def seconds(width: int, steps: int) -> float:
-        return epochs * batches * steps * (STEP_SECONDS + 6 * weights * width / FLOPS)  # the backward pass is two
+        return epochs * _epoch_seconds(batches, width, steps, weights)
 
     added = MASKED * seconds(rounded_up(real, 1), steps_with_room(data)) - seconds(real, steps)
     roomy = added < ADDED_SECONDS
@@ -347,9 +400,9 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     if roomy and isinstance(data, Windows):
         rows = characters_with_room(data)  # as many windows at the most
     most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
-    mesh = mesh_for(width)
+    mesh = mesh_for(max(width, widest))
     width = to_whole_devices(width, mesh)
-    return _Layout(batches, most, width, mesh, roomy or batches * width > count(data), roomy)
+    return _Part(data, batches, most, width, mesh, roomy or batches * width > count(data), roomy)
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
@@ -359,20 +412,32 @@ def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
     return filled.reshape(width, batches).T
 
 
-def _draw_order(key: Array, step: Array, data: Data, *, batches: int, width: int) -> np.ndarray:
-    """Return what the mini-batches of the next epoch `take`, `[batches, width]`, filled up with -1.
+def _rng(key: Array, step: Array, k: int = 0) -> np.random.Generator:
+    """Return NumPy's numbers for the k-th use in an epoch: to compile `jax.random.permutation` takes 0.3 s."""
+    seed = [*np.asarray(jax.random.key_data(key)).ravel().tolist(), int(step)]
+    return np.random.default_rng(seed + [k] * (k > 0))
 
-    By NumPy, seeded with the key and the step: to compile `jax.random.permutation` takes 0.3 s.
-    """
-    rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel(), int(step)])
+
+def _runs(rng: np.random.Generator, parts: list[_Part]) -> Iterator[tuple[int, int, int]]:
+    """Return the mini-batches of all parts in any order, as `(part, from, to)`: those in one run are of one part."""
+    turns = np.repeat(np.arange(len(parts)), [part.batches for part in parts])
+    starts = [0] * len(parts)
+    for k, run in itertools.groupby(rng.permutation(turns).tolist()):
+        first, starts[k] = starts[k], starts[k] + len(list(run))
+        yield k, first, starts[k]
+
+
+def _draw_order(rng: np.random.Generator, part: _Part) -> np.ndarray:
+    """Return what the mini-batches of a part `take` in an epoch, `[most, width]`, filled up with -1."""
+    data, batches, most, width, *_ = part
     if not isinstance(data, Streams):
-        return _batches(rng.permutation(count(data)), batches, width)
+        return filled_up(_batches(rng.permutation(count(data)), batches, width), most)
     length = data.characters
     starts = rng.integers(length) + np.arange(data.streams) * ((length - 1) // data.streams)
     starts = (starts + np.arange(batches)[:, None] * data.length) % length
     order = np.full((batches, width), -1, np.int32)
     order[:, : data.streams] = starts
-    return order
+    return filled_up(order, most)
 
 
 @compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))

@@ -185,10 +185,13 @@ def test_fit_uses_the_documented_rate():
 )
 def test_batches_hold_every_row_once_and_are_even(rows, batch_size):
     data = Batch(np.zeros((rows, 1, 1)), np.zeros((rows, 1), int))
-    batches, _, width, *_ = training._lay_out(data, batch_size, params_of(), 10**9)
-    order = np.asarray(training._draw_order(jax.random.key(3), 0, data, batches=batches, width=width))
+    part = training._lay_out(data, batch_size, params_of(), 10**9)
+    batches, width = part.batches, part.width
+    order = training._draw_order(training._rng(jax.random.key(3), 0), part)
+    assert order.shape == (part.most, width)
+    assert (order[batches:] == 0).all()
+    order = order[:batches]
     sizes = (order >= 0).sum(axis=1)
-    assert order.shape == (batches, width)
     np.testing.assert_array_equal(np.sort(order[order >= 0]), np.arange(rows))
     assert batches == math.ceil(rows / batch_size)
     assert sizes.max() <= batch_size
@@ -253,7 +256,7 @@ def test_room_is_left_no_longer_than_a_second_program_takes(monkeypatch):
 
 def test_streams_are_computed_as_they_are():
     layout = training._lay_out(STREAMS, 1, params_of(), 10**9)
-    assert layout == (STREAMS.windows, 2**16 // 15, STREAMS.streams, None, False, True)
+    assert layout[1:] == (STREAMS.windows, 2**16 // 15, STREAMS.streams, None, False, True)
     assert layout.most >= layout.batches
 
 
@@ -273,7 +276,8 @@ def test_padded_batch_gives_the_step_of_the_unpadded_one(lengths):
     """Five sequences in batches of three: the second batch is one short."""
     data = BATCH._replace(lengths=lengths)
     report = list(fitting(start(), schedule_of(0.5, 1), data, epochs=1))[-1]
-    order = training._draw_order(jax.random.key(5), 0, BATCH, batches=2, width=3)
+    part = training._Part(BATCH, batches=2, most=2, width=3, mesh=None, masked=True, roomy=False)
+    order = training._draw_order(training._rng(jax.random.key(5), 0), part)
     params, losses = params_of(), []
     for rows in np.asarray(order):
         loss, grads = loss_and_grad(params, jax.tree.map(lambda array, rows=rows: array[rows[rows >= 0]], data))
@@ -384,8 +388,9 @@ LONG = Streams(np.arange(1000), streams=7, length=10)
 
 
 def streams_order(key, step, data, width=None):
-    key, batches, width = jax.random.key(key), batches_of(data, 1), width or data.streams
-    return np.asarray(training._draw_order(key, step, data, batches=batches, width=width))
+    part = training._lay_out(data, 1, params_of(), 1)
+    part = part._replace(most=part.batches, width=width or data.streams)
+    return training._draw_order(training._rng(jax.random.key(key), step), part)
 
 
 def test_every_stream_is_read_once_and_in_order():
@@ -506,6 +511,76 @@ def test_evaluate_leaves_nothing_out():
 
 
 def test_batches_of():
-    assert batches_of(STREAMS, 64) == STREAMS.windows == 3
-    assert [batches_of(BATCH, size) for size in (1, 2, 5, 64)] == [5, 3, 1, 1]
-    assert batches_of(WINDOWS, 2) == 3
+    def of(data, size, epochs=1):
+        return batches_of(data, size, params_of(), epochs, CONFIG)
+
+    assert of(STREAMS, 64) == STREAMS.windows == 3
+    assert [of(BATCH, size) for size in (1, 2, 5, 64)] == [5, 3, 1, 1]
+    assert of(WINDOWS, 2) == 3
+    assert [of(RAGGED, 8), of(RAGGED, 8, epochs=10**9)] == [2, 2]
+    assert [of(RAGGED, 5), of(RAGGED, 5, epochs=10**9)] == [2, 3]
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """What one more shape takes is nothing, so that there are as many parts as can save a step."""
+    monkeypatch.setattr(training, "COMPILE_SECONDS", 0)
+
+
+RNG = np.random.default_rng(6)
+RAGGED = Batch(
+    RNG.normal(size=(9, 40, CONFIG.input_size)).astype(np.float32),
+    RNG.integers(CONFIG.output_size, size=(9, 40)),
+    np.array([3, 40, 4, 11, 4, 3, 12, 4, 3]),
+)
+
+
+def test_parts_hold_every_sequence_once_without_its_padding(cut):
+    parts = training._divided(RAGGED, 1, params_of(), 1, CONFIG)
+    assert [part.xs.shape[1] for part in parts] == [3, 4, 12, 40]
+    assert np.concatenate([part.lengths for part in parts]).tolist() == [3] * 3 + [4] * 3 + [11, 12, 40]
+    for part in parts:
+        for x, y, n in zip(*part, strict=True):
+            [row] = [k for k in range(9) if np.array_equal(RAGGED.xs[k, :n], x[:n])]
+            assert (RAGGED.lengths[row], np.array_equal(RAGGED.ys[row, :n], y[:n])) == (n, True)
+
+
+def test_there_are_more_parts_where_they_save_more_than_they_take():
+
+    def cuts(epochs):
+        return [part.xs.shape[1] for part in training._divided(RAGGED, 1, params_of(), epochs, CONFIG)]
+
+    assert cuts(1) == [40]
+    assert cuts(300) == [12, 40]
+    assert cuts(10**9) == [3, 4, 12, 40]
+    assert {tuple(cuts(epochs)) for epochs in range(257, 513)} == {(12, 40)}  # which share their compiled shapes
+
+
+def test_training_in_parts_takes_the_steps_of_their_mini_batches(cut):
+    """Every sequence once an epoch, in mini-batches of one part, the loss the mean of theirs."""
+    report = list(fitting(start(), schedule_of(0.5, 1), RAGGED, epochs=1))[-1]
+    parts = training._parts(RAGGED, 3, params_of(), 1, CONFIG)
+    key, params, losses = jax.random.key(5), params_of(), []
+    orders = [training._draw_order(training._rng(key, 0, k), part) for k, part in enumerate(parts)]
+    runs = list(training._runs(training._rng(key, 0, len(parts)), parts))
+    assert sorted(k for k, first, last in runs for _ in range(first, last)) == [0, 1, 2]
+    for k, first, last in runs:
+        for rows in orders[k][first:last]:
+            batch = jax.tree.map(lambda array, rows=rows: array[rows[rows >= 0]], parts[k].data)
+            loss, grads = loss_and_grad(params, batch)
+            params, losses = minus(params, 0.5, grads), [*losses, loss]
+    assert_close(report.state.params, params)
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_runs_are_in_another_order_in_each_epoch(cut):
+    parts = training._parts(RAGGED, 1, params_of(), 1, CONFIG)
+    orders = {tuple(training._runs(training._rng(jax.random.key(0), step), parts)) for step in range(0, 90, 9)}
+    assert len(orders) > 5
+
+
+def test_evaluation_in_parts_is_that_of_the_whole(cut):
+    expected = evaluate(params_of(), RAGGED._replace(lengths=None), batch_size=3, config=CONFIG)
+    whole, _ = loss_and_grad(params_of(), RAGGED)
+    assert evaluate(params_of(), RAGGED, batch_size=3, config=CONFIG) == pytest.approx(float(whole), rel=1e-6)
+    assert expected != pytest.approx(float(whole), rel=1e-3)
