@@ -15,6 +15,7 @@ from jlstm.model import LSTMConfig, ModelParams, forward
 __all__ = ["predict"]
 
 MOST_ROWS = 256
+MOST_LISTED = 128  # less is padding: 1,024 sequences of 5 to 199 steps take 70 ms, and 96 in blocks of 256
 MOST_STEPS = 256
 
 
@@ -23,9 +24,9 @@ def predict(
 ) -> np.ndarray | list[np.ndarray]:
     """Compute the scores of sequences of any lengths.
 
-    They run in blocks of at most 256 sequences and 256 steps, and the state is carried from block to block. A block's
-    shape is rounded up, its steps to a power of two and its sequences to a number of five binary digits, so that few
-    shapes are compiled; the steps that this adds are not computed.
+    They run in blocks of at most 256 sequences, or of a list 128 of similar lengths, and 256 steps, and the state is
+    carried from block to block. A block's shape is rounded up, its steps to a power of two and its sequences to a
+    number of five binary digits, so that few shapes are compiled; the steps that this adds are not computed.
 
     Args:
         params: the network's parameters.
@@ -49,8 +50,8 @@ def predict(
         return (np.concatenate(scores) if len(scores) > 1 else scores[0])[..., None]
     by_length = sorted(range(len(sequences)), key=lambda k: len(sequences[k]))
     found: list[Any] = [None] * len(sequences)
-    for first in range(0, len(sequences), MOST_ROWS):
-        rows = by_length[first : first + MOST_ROWS]
+    for first in range(0, len(sequences), MOST_LISTED):
+        rows = by_length[first : first + MOST_LISTED]
         steps = np.array([len(sequences[k]) for k in rows])
         padded = np.zeros((len(rows), steps.max(), *sequences[0].shape[1:]), sequences[0].dtype)
         for row, k in zip(padded, rows, strict=True):

@@ -167,7 +167,7 @@ def _scan(cell: Cell, uniform: bool, params: Any, state: Any, inputs: tuple[Any,
     equally many.
     """
     batch, hidden = state.h.shape
-    axis = batch_axis(batch, hidden, gradient=False)
+    axis = batch_axis(batch, hidden)
     weights = _weights(forward_weights, cell, params, state, inputs[0], axis)
     state, (xs, real) = laid(state, axis), laid(inputs, axis, batch=1)
     if real is not None and not uniform:
@@ -200,7 +200,7 @@ def _scan_jvp(cell: Cell, uniform: bool, primals: tuple, tangents: tuple) -> tup
     else:
         cell = _held(cell)
     batch, hidden = first.h.shape
-    axis = batch_axis(batch, hidden, gradient=True)
+    axis = batch_axis(batch, hidden)
     weights = _weights(forward_weights, cell, params, first, xs, axis)
 
     def linear(params: Any) -> Callable:

@@ -68,7 +68,7 @@ def test_more_rows_than_a_block_holds_in_blocks_of_bounded_size(monkeypatch):
     for row, whole, n in zip(scores, plain("short"), lengths, strict=True):
         assert_close(row, whole[:n, :, None])
     predict(params(), list(LONG), CONFIG)
-    assert [shape[0] for shape in shapes] == [256, 44, 8, 8, 8]
+    assert [shape[0] for shape in shapes] == [128, 128, 44, 8, 8, 8]
     assert max(shape[1] for shape in shapes) == 256
 
 
