@@ -40,6 +40,7 @@ __all__ = [
     "scores_of",
     "step",
     "summary",
+    "weights_of",
     "zero_state",
 ]
 
@@ -184,6 +185,11 @@ def summary(config: LSTMConfig) -> str:
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params_shapes(config)))
     layers = f"{config.layers} LSTM layer{'s' * (config.layers > 1)}"
     return f"{layers} of {config.hidden_size} units, {numbers:,} parameters"
+
+
+def weights_of(params: ModelParams) -> int:
+    """Return how many numbers the largest layer has, by which the work and the memory of a time step are judged."""
+    return max(sum(math.prod(leaf.shape) for leaf in layer) for layer in params.layers)
 
 
 def draw_params(seed: int, config: LSTMConfig) -> ModelParams:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.data import LEAST_STEPS, filled_up, rounded_up
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, split_batch, to_whole_devices
-from jlstm.model import LSTMConfig, ModelParams, forward
+from jlstm.model import LSTMConfig, ModelParams, forward, weights_of
 
 __all__ = ["predict"]
 
@@ -67,7 +67,7 @@ def _predict_block(
 ) -> np.ndarray:
     """Return `[N, T, C]`, or `[N, C]`, for sequences that each have so many steps; all T where that is None."""
     rows, time = sequences.shape[:2]
-    mesh = mesh_for(rows)
+    mesh = mesh_for(rows, weights_of(params))
     height = to_whole_devices(rounded_up(rows, 5), mesh)
     params = replicate(params, mesh)
     scores, state = np.empty((rows, time, config.output_size), np.float32), None

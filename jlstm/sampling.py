@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
 from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, zero_state
+from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, weights_of, zero_state
 
 __all__ = ["generate", "stream"]
 
@@ -179,7 +179,7 @@ def _pieces(
     most: int,
 ) -> Iterator[np.ndarray]:
     rows = len(prompts)
-    mesh = mesh_for(rows)
+    mesh = mesh_for(rows, weights_of(params))
     width = to_whole_devices(rows, mesh)
     (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, width), mesh)
     for start in range(0, prompts.shape[1], READ):

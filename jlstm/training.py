@@ -32,7 +32,7 @@ from jlstm.data import (
 )
 from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, check_config, params_shapes, zero_state
+from jlstm.model import LSTMConfig, ModelParams, check_config, params_shapes, weights_of, zero_state
 from jlstm.optimizers import (
     IDLE,
     Optimizer,
@@ -384,7 +384,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float, wi
     if isinstance(data, Streams):
         # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
         most = characters_with_room(data) // (data.streams * data.length)
-        mesh = mesh_for(data.streams)
+        mesh = mesh_for(data.streams, weights_of(params))
         width = to_whole_devices(data.streams, mesh)
         return _Part(data, batches, most, width, mesh, width > data.streams, roomy=True)
     real, steps = -(-count(data) // batches), steps_of(data)
@@ -400,7 +400,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float, wi
     if roomy and isinstance(data, Windows):
         rows = characters_with_room(data)  # as many windows at the most
     most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
-    mesh = mesh_for(max(width, widest))
+    mesh = mesh_for(max(width, widest), weights_of(params))
     width = to_whole_devices(width, mesh)
     return _Part(data, batches, most, width, mesh, roomy or batches * width > count(data), roomy)
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jlstm import LSTMNetwork, Streams, generate
+from jlstm import LSTMNetwork, Streams, devices, generate
 from jlstm.devices import use_cpu_cores
 from jlstm.gradcheck import random_problem
 
@@ -66,11 +66,11 @@ def learned_on_one_device():
         return learn()
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda devices: f"{devices} devices")
+@pytest.fixture(scope="module", params=[2, 8], ids=lambda devices: f"{devices} devices")
 def learned(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("devices") / "learned.npz"
     run(
-        "import sys; from jlstm.devices import use_cpu_cores; use_cpu_cores(int(sys.argv[1]));"
+        "import sys; from jlstm.devices import use_cpu_cores; use_cpu_cores(int(sys.argv[1]), least_rows=1);"
         "import test_devices; test_devices.learn_on_devices(sys.argv[2])",
         request.param,
         path,
@@ -92,17 +92,17 @@ def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
 
 def test_one_update_however_jax_spreads_the_work():
     """With lengths, tokens, a carried state, dropout and segments, on two and three devices with uneven real steps."""
-    found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3); spreading.main()"))
+    found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3, least_rows=1); spreading.main()"))
     assert len(found) == 3 * 5 + 6 * 2 + 2 + 1 + 1
     assert {way: distance for way, distance in found.items() if not distance <= 1e-5} == {}
 
 
 def test_batch_is_split_over_the_devices():
     printed = run(
-        "from jlstm.devices import use_cpu_cores; use_cpu_cores(2);"
+        "from jlstm.devices import use_cpu_cores; use_cpu_cores(2, least_rows=1);"
         "import jax, numpy as np; from jlstm.devices import *; from jax.sharding import PartitionSpec as P;"
-        "mesh = mesh_for(5); parts = split_batch(lambda x: x.sum(keepdims=True), mesh, P(AXIS), P(AXIS));"
-        "print(mesh_for(1), mesh.size, jax.jit(parts)(np.arange(6.0)).tolist())"
+        "mesh = mesh_for(5, 1); parts = split_batch(lambda x: x.sum(keepdims=True), mesh, P(AXIS), P(AXIS));"
+        "print(mesh_for(1, 1), mesh.size, jax.jit(parts)(np.arange(6.0)).tolist())"
     )
     assert printed.split(maxsplit=2) == ["None", "2", "[3.0, 12.0]\n"]
 
@@ -117,6 +117,28 @@ def test_what_lies_on_every_device_is_not_copied_again():
         "print(y.device == device, np.array_equal(y, second))"
     )
     assert printed.split() == ["True"] * 6
+
+
+def test_how_many_devices_share_a_batch(monkeypatch):
+    """Of 16 devices, by the rows, the weights and the cache."""
+    monkeypatch.setattr(jax, "local_devices", lambda: list(range(16)))
+    monkeypatch.setattr(devices, "_mesh", len)
+    monkeypatch.setattr(devices, "_core_cache", lambda: 2**21)
+    small, fitting, beyond = 99_000, 500_000, 600_000  # numbers of four bytes
+    assert [devices.mesh_for(rows, small) for rows in (1, 7, 8, 64, 1024)] == [1, 1, 2, 16, 16]
+    assert [devices.mesh_for(rows, fitting) for rows in (1, 2, 16, 64)] == [1, 2, 16, 16]
+    assert [devices.mesh_for(rows, beyond) for rows in (1, 15, 16, 64, 256)] == [1, 1, 2, 8, 16]
+    monkeypatch.setattr(devices, "_least_rows", 3)
+    assert [devices.mesh_for(rows, beyond) for rows in (1, 5, 6, 64)] == [1, 1, 2, 16]
+
+
+def test_the_cache_of_a_core_is_guessed_where_nobody_tells(monkeypatch):
+    def nothing(*_):
+        raise FileNotFoundError
+
+    assert devices._core_cache.__wrapped__() >= 2**17
+    monkeypatch.setattr("builtins.open", nothing)
+    assert devices._core_cache.__wrapped__() == devices.GUESSED_CACHE
 
 
 def test_there_is_a_device_for_every_core_that_the_process_may_use(monkeypatch):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .timing import least
 
 THREADS = 2
-PACKAGES = ("jlstm", "jax", "jaxlib", "optax", "numpy", "torch", "flax", "equinox", "keras")
+PACKAGES = ("jlstm", "jax", "jaxlib", "optax", "numpy", "torch", "flax", "equinox", "keras", "onnxruntime")
 ALLOCATORS = {
     "as it comes": {},
     "threshold raised": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)},

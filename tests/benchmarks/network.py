@@ -38,6 +38,7 @@ def measure(run: Run) -> Iterator[Table]:
         Column("class spread", "spread", percent),
         Column("bare", "bare step", number),
         Column("bare spread", "spread", percent),
+        Column("onnxruntime", "ONNX Runtime", number),
         Column("target", "target", right=False),
         Column("verdict", "ratio", right=False),
     )
@@ -45,7 +46,7 @@ def measure(run: Run) -> Iterator[Table]:
         "train: batches of B, the class's own optimiser, checks and shuffles and reports included; its step: "
         f"{shapes.STEPS} of `trainer`'s in one compiled call, {shapes.LARGE_STEPS} at wide.",
         "predict: one call on B sequences; its step: the compiled `forward` at just that shape; both "
-        "from NumPy to NumPy.",
+        "from NumPy to NumPy, as is ONNX Runtime.",
     )
     yield Table("class", "The class against the bare step, sequences a second", columns, records, "shape", notes)
 
@@ -95,8 +96,12 @@ def _predicting(shape: shapes.Shape, run: Run) -> list[dict[str, Any]]:
         return np.asarray(call(params, xs))
 
     agreement.within(f"{shape.name}: predict", network.predict(xs)[..., 0], bare(), agreement.SCORES)
-    timings = interleaved({"class": lambda: network.predict(xs), "bare": bare}, run.effort)
-    return [_record(shape, "predict", timings, {"class": shape.B, "bare": shape.B})]
+    programs = {"class": lambda: network.predict(xs), "bare": bare}
+    for name, make in peers.runners().items():
+        other = make(problem)
+        programs[name] = lambda other=other: other(xs)
+    timings = interleaved(programs, run.effort)
+    return [_record(shape, "predict", timings, dict.fromkeys(programs, shape.B))]
 
 
 def _record(shape: shapes.Shape, method: str, timings: dict[str, Timing], sequences: dict[str, int]) -> dict[str, Any]:

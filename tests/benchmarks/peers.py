@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jlstm
-from jlstm.devices import AXIS, mesh_for, replicate
+from jlstm.devices import AXIS, replicate
 from jlstm.model import step as jlstm_step
 
 from .machine import THREADS
@@ -90,8 +90,11 @@ class Network(NamedTuple):
 
 
 def mesh_of(shape: Shape) -> Mesh | None:
-    """Return all devices that a batch divides evenly over."""
-    return mesh_for(math.gcd(shape.B, len(jax.local_devices())))
+    """Return all devices that a batch divides evenly over, or None where it is a single one."""
+    devices = jax.local_devices()
+    devices = devices[: math.gcd(shape.B, len(devices))]
+    kind = (AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=kind, devices=devices) if len(devices) > 1 else None
 
 
 # --- jlstm ---
@@ -392,9 +395,56 @@ def torch_peer(problem: Problem) -> Peer:
     return Peer("torch", train, forward, gradient)
 
 
+# --- ONNX Runtime ---
+
+
+def onnx_network(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    """ONNX Runtime: its `LSTM` node and the readout, the weights packed once when the session is made."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape, (layer,), readout = problem.shape, *problem.params
+
+    def iofc(array: np.ndarray) -> np.ndarray:
+        i, f, g, o = np.split(np.asarray(array), 4)
+        return np.concatenate([i, o, f, g])
+
+    arrays = {
+        "W": iofc(layer.weight_ih)[None],
+        "R": iofc(layer.weight_hh)[None],
+        "B": np.concatenate([iofc(layer.bias), np.zeros_like(layer.bias)])[None],
+        "direction": np.array([1]),
+        "V": readout.weight,
+        "b": readout.bias,
+    }
+    nodes = (
+        ("Transpose", ["xs"], "steps", {"perm": [1, 0, 2]}),
+        ("LSTM", ["steps", "W", "R", "B"], "each", {"hidden_size": shape.H}),
+        ("Squeeze", ["each", "direction"], "hs", {}),
+        ("MatMul", ["hs", "V"], "products", {}),
+        ("Add", ["products", "b"], "sums", {}),
+        ("Transpose", ["sums"], "scores", {"perm": [1, 0, 2]}),
+    )
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs, [output], **options) for kind, inputs, output, options in nodes],
+        "network",
+        [helper.make_tensor_value_info("xs", TensorProto.FLOAT, ["batch", "time", shape.I])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "time", shape.C])],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda xs: session.run(None, {"xs": xs})[0]
+
+
 # --- all of them ---
 
 PEERS = ("torch", *NETWORKS)
+FORWARD_ONLY = ("onnxruntime",)
 
 
 def installed() -> list[str]:
@@ -402,9 +452,15 @@ def installed() -> list[str]:
     return [name for name in PEERS if importlib.util.find_spec(name) is not None]
 
 
+def runners() -> dict[str, Callable[[Problem], Callable[[np.ndarray], np.ndarray]]]:
+    """Return the programs that only run a network, from a problem to a function from inputs to logits."""
+    there = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+    return {"onnxruntime": onnx_network} if there else {}
+
+
 def missing_notes() -> list[str]:
     """Return a line for each peer that is left out."""
-    left_out = [name for name in PEERS if name not in installed()]
+    left_out = [name for name in (*PEERS, *FORWARD_ONLY) if name not in (*installed(), *runners())]
     return [f"{name} is not installed and left out: pip install -e '.[bench]'" for name in left_out]
 
 

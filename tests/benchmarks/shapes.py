@@ -46,6 +46,11 @@ SHAPES = (
     Shape("char-rnn", B=50, T=50, I=65, H=256, C=65),
     Shape("wide", B=64, T=100, I=65, H=512, C=65),
 )
+MORE = (  # for the split over devices
+    *(Shape(f"H={H}, {B} rows", B=B, T=50, I=65, H=H, C=65) for H in (128, 256, 512) for B in (4, 8, 16)),
+    Shape("large", B=64, T=50, I=65, H=1024, C=65),
+    Shape("many", B=256, T=50, I=65, H=256, C=65),
+)
 BY_NAME = {shape.name: shape for shape in SHAPES}
 QUICK = (BY_NAME["shakespeare"],)
 _PARTS = {"online": 1, "progression": 1, "shakespeare": 2, "char-rnn": 2, "wide": 4}  # of the time that all take
@@ -53,7 +58,7 @@ _PARTS = {"online": 1, "progression": 1, "shakespeare": 2, "char-rnn": 2, "wide"
 
 def done_before(shape: Shape, shapes: Sequence[Shape]) -> float:
     """Return which part of the time that `shapes` take is over when `shape` begins."""
-    parts = [_PARTS[one.name] for one in shapes]
+    parts = [_PARTS.get(one.name, 2) for one in shapes]
     return sum(parts[: shapes.index(shape)]) / sum(parts)
 
 

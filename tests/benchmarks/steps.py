@@ -1,7 +1,9 @@
-"""The training step and the forward pass, next to torch, Flax, Equinox and Keras."""
+"""The training step and the forward pass, next to torch, Flax, Equinox, Keras and, forward, ONNX Runtime."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from . import agreement, machine, peers, shapes
 from .tables import Column, Table, faster, milliseconds, percent, target
@@ -13,7 +15,8 @@ TORCH_TRAINING = {
     "threshold raised": {"online": 2.5, "progression": 1.1, "shakespeare": 1.1, "char-rnn": 1.0},
 }
 SECONDS = {"training": 30.0, "forward": 15.0}  # for the rounds at a shape
-FORWARD = {"torch": 1.0, "flax": 1.3, "equinox": 1.3, "keras": 1.3}
+FORWARD = {"torch": 1.0, "flax": 1.0, "equinox": 1.0, "keras": 1.0}
+ONNX = {"online": 0.8, "progression": 0.8, "shakespeare": 1.0, "char-rnn": 1.0, "wide": 1.0}
 
 
 def measure(run: Run) -> Iterator[Table]:
@@ -46,6 +49,8 @@ def measure(run: Run) -> Iterator[Table]:
         programs = {"jlstm": jlstm, **others}
         for kind in kinds:
             calls = {name: peer.train if kind == "training" else peer.forward for name, peer in programs.items()}
+            if kind == "forward":
+                calls |= {name: _run_all(run, problem) for name, run in _checked_runners(problem, jlstm).items()}
             effort = run.effort if run.quick else Effort(seconds=SECONDS[kind])
             timings = {name: timing.per(shape.steps) for name, timing in interleaved(calls, effort, ran=True).items()}
             flops = shape.training_flops if kind == "training" else shape.forward_flops
@@ -57,11 +62,25 @@ def measure(run: Run) -> Iterator[Table]:
         yield _table(kind, f"{titles[kind]}, allocator {run.allocator}", measured[kind], peak)
 
 
+def _checked_runners(problem: peers.Problem, jlstm: peers.Peer) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return the programs that only run the network, or an error where their logits are others."""
+    found = {name: make(problem) for name, make in peers.runners().items()}
+    for name, run in found.items():
+        agreement.within(f"{name}: scores", [run(xs) for xs in problem.xs], jlstm.forward(), agreement.SCORES)
+    return found
+
+
+def _run_all(run: Callable[[np.ndarray], np.ndarray], problem: peers.Problem) -> Callable[[], Any]:
+    return lambda: [run(xs) for xs in problem.xs]
+
+
 def _bound(kind: str, shape: str, name: str, allocator: str) -> float | None:
     if kind == "training" and name == "torch":
         return TORCH_TRAINING[allocator].get(shape)
     if allocator != "as it comes":
         return None
+    if name in peers.FORWARD_ONLY:
+        return ONNX[shape]
     return JAX_TRAINING[shape] if kind == "training" else FORWARD[name]
 
 
