@@ -38,6 +38,7 @@ __all__ = [
     "lstm_cell",
     "lstm_from_draws",
     "lstm_shapes",
+    "state_shapes",
     "widen",
     "zero_states",
 ]
@@ -88,8 +89,9 @@ class Cell(NamedTuple):
     """A recurrent cell as pure functions of one sequence; its state is any NamedTuple that has a field `h`.
 
     Attributes:
-        linear: `linear(params, h, x) -> z`, linear in `params` and in `h`; `z` is any pytree. A matrix among `params`
-            may only be multiplied by a vector, `weight @ h`, or be turned, `weight.T`: it may lie in memory as either.
+        linear: `linear(params, h, x) -> z`, linear in `params` and in `h`; `z` is any pytree. Where all it
+            does with the matrices of `params` is to multiply by them, `weight @ h`, or turn them, `weight.T`, they are
+            laid out for that; else it is computed as it is written.
         gates: `gates(params, z, state) -> (state, h)`, the rest of the step.
         zero_state: `zero_state(params) -> state`, the state before the first step.
         linear_all: `linear` for many steps at once, `linear_all(params, hs, xs) -> zs` with an axis more in front of

@@ -26,8 +26,8 @@ __all__ = [
     "filled_up",
     "inputs_of",
     "is_boxed",
-    "of_lengths",
     "rounded_up",
+    "some_of",
     "steps_of",
     "steps_with_room",
     "take",
@@ -215,18 +215,17 @@ def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> D
     )
 
 
-def of_lengths(data: Batch, shortest: int, longest: int, config: LSTMConfig) -> Batch:
-    """Return the sequences of so many real steps, the shortest not included, without the padding beyond the longest.
+def some_of(data: Batch, rows: np.ndarray, steps: int, config: LSTMConfig) -> Batch:
+    """Return some of the sequences, which are no longer than `steps`, without the padding behind those.
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> data = Batch(np.ones((3, 9, 1)), np.ones((3, 9), int), np.array([2, 9, 4]))
-        >>> of_lengths(data, 0, 4, config).xs.shape, of_lengths(data, 4, 9, config).lengths
-        ((2, 4, 1), array([9]))
+        >>> some_of(data, np.array([0, 2]), 4, config).xs.shape
+        (2, 4, 1)
     """
-    rows = np.flatnonzero((data.lengths > shortest) & (data.lengths <= longest))
-    ys = data.ys[rows, :longest] if config.target == "each" else data.ys[rows]
-    return Batch(data.xs[rows, :longest], ys, data.lengths[rows])
+    ys = data.ys[rows, :steps] if config.target == "each" else data.ys[rows]
+    return Batch(data.xs[rows, :steps], ys, data.lengths[rows])
 
 
 def rounded_up(number: int, digits: int) -> int:

@@ -8,8 +8,8 @@ of a core, never from a measured time: on the same machine the same seed gives t
     where two cores that work for one device stream half of them each.
 
 With fewer rows there are fewer devices: 64 rows of a large network are split over 8 devices of 16. Training steps on
-two cores with 2 MB of L2 each, one device against two, in ms: 8 rows of 128 units 2.0 / 1.8, 4 rows 1.1 / 1.4; 4 rows of
-256 units 4.8 / 3.1; of 512 units, whose weights take 4.7 MB, 8 rows 23.6 / 26.3, 16 rows 42.2 / 34.9.
+two cores with 2 MB of L2 each, one device against two, in ms: 8 rows of 128 units 2.0 / 1.8, 4 rows 1.1 / 1.4; 4 rows
+of 256 units 4.8 / 3.1; of 512 units, whose weights take 4.7 MB, 8 rows 23.6 / 26.3, 16 rows 42.2 / 34.9.
 """
 
 import functools
@@ -51,7 +51,7 @@ _least_rows: int | None = None
 
 
 def use_cpu_cores(cores: int | None = None, *, least_rows: int | None = None) -> None:
-    """Give JAX one CPU device a core, over which training and prediction then split every batch.
+    """Give JAX one CPU device a core, over which training and prediction then split a batch where it pays.
 
     XLA runs the many small operations of an LSTM's step on one thread; a device a core keeps all of them busy.
 

@@ -336,7 +336,7 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
         seed: the same seed gives the same problem.
 
     Returns:
-        `params` normal, biases too, with variance 1 / length of the first axis; `xs` standard normal, or ids for
+        `params` normal, biases too, with variance 1 / the number of what they add up; `xs` standard normal, or ids for
         "tokens"; `state` standard normal; `ys` class ids, or standard normal for "mse"; `config`; `lengths` from 1 to
         `time`; where the network has dropout, a `key`. Floats are float32.
 

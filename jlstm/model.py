@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,6 +25,7 @@ from jlstm.cell import (
 )
 from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, real_number, whole_number, whole_size
 from jlstm.devices import spread_by_xla
+from jlstm.layouts import SEQUENCES_FIRST, forward_weights
 from jlstm.unroll import run
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "read_out",
     "scores_of",
     "step",
+    "stepper",
     "summary",
     "weights_of",
     "zero_state",
@@ -433,9 +436,23 @@ def step(
 @spread_by_xla((True, True))
 def next_scores(params: ModelParams, x: Array, state: tuple[LSTMState, ...]) -> tuple[Array, tuple[LSTMState, ...]]:
     """Compute what `step` does, of arguments that were checked."""
+    return _next(params, [lambda layer=layer: layer for layer in params.layers], x, state)
+
+
+def stepper(params: ModelParams, steps: int) -> Callable[[Array, tuple[LSTMState, ...]], tuple[Array, tuple]]:
+    """Return `next_scores` of a network, `(x, state) -> (scores, state)`, its weights laid out for a loop of steps."""
+    weights = [forward_weights(layer, SEQUENCES_FIRST, steps) for layer in params.layers]
+    return functools.partial(_next, params, weights)
+
+
+def _next(params: ModelParams, weights: list, x: Array, state: tuple) -> tuple[Array, tuple[LSTMState, ...]]:
     h, states = x if x.ndim == 1 else cast_like(params, x), []
-    for layer, layer_state in zip(params.layers, cast_like(params, state), strict=True):
-        layer_state, h = jax.vmap(functools.partial(LSTM.step, layer))(layer_state, h)
+    for layer, laid_out, layer_state in zip(params.layers, weights, cast_like(params, state), strict=True):
+
+        def step(state: LSTMState, x: Array, layer: LSTMParams = layer, laid_out: Callable = laid_out) -> tuple:
+            return LSTM.gates(layer, LSTM.linear(laid_out(), state.h, x), state)
+
+        layer_state, h = jax.vmap(step)(layer_state, h)
         states.append(layer_state)
     return read_out(params.readout, h), tuple(states)
 

@@ -196,7 +196,7 @@ class LSTMNetwork:
             )
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
         before, params = self.history, self._trained.state.params
-        batches = batches_of(data, batch_size, params, len(before.loss) + epochs, self.config)
+        batches = batches_of(data, batch_size, params, len(before.loss) + epochs)
         schedule = Schedule(
             learning_rate=real_number("learning_rate", learning_rate),
             decay_rate=real_number("decay_rate", decay_rate),

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
 from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, step, weights_of, zero_state
+from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, stepper, weights_of, zero_state
 
 __all__ = ["generate", "stream"]
 
@@ -217,8 +217,10 @@ def _read(
     """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length."""
 
     def read(params: ModelParams, ids: Array, state: Any, counts: Array) -> tuple[Array, Any]:
+        step = stepper(params, READ)
+
         def body(t: Array, state: Any) -> Any:
-            _, after = step(params, inputs_of(ids[:, t], config), config, state)
+            _, after = step(inputs_of(ids[:, t], config), state)
             if counts.ndim == 0:
                 return after
             return jax.tree.map(lambda new, old: jnp.where(t < counts[:, None], new, old), after, state)
@@ -260,10 +262,12 @@ def _write(
     def write(
         params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice
     ) -> tuple[Array, Array, Any]:
+        step = stepper(params, noise.shape[0])
+
         def body(t: Array, carry: tuple) -> tuple:
             ids, scores, state = carry
             drawn = _draw(scores, noise[t], choice).astype(jnp.int32)
-            scores, state = step(params, inputs_of(drawn, config), config, state)
+            scores, state = step(inputs_of(drawn, config), state)
             return ids.at[t].set(drawn), scores, state
 
         return lax.fori_loop(steps[0], steps[1], body, (jnp.zeros_like(noise[..., 0], jnp.int32), scores, state))

@@ -23,8 +23,8 @@ from jlstm.data import (
     characters_with_room,
     count,
     filled_up,
-    of_lengths,
     rounded_up,
+    some_of,
     steps_of,
     steps_with_room,
     take,
@@ -50,6 +50,7 @@ __all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "
 # its arithmetic, and with lengths so much longer.
 STEP_SECONDS, FLOPS, MASKED = 2e-5, 5e10, 1.02
 COMPILE_SECONDS = 1.5  # what one more shape takes
+START_SECONDS = 1e-3  # what a call takes beside its steps
 ADDED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
@@ -208,16 +209,16 @@ def fit(
     Sequences of different length are divided into parts of similar lengths, each computed at its own longest. Each
     mini-batch is drawn from one part, anew in each epoch, and those of all parts come in any order.
 
-    Calls are as few as keep each under about a second. A call never touches the state it was given, so whoever stops
-    between or during calls keeps the last reported one.
+    Calls are as few as keep each under about a second and within one part. A call never touches the state it was given,
+    so whoever stops between or during calls keeps the last reported one.
 
     Args:
         state: what to start from, as `Trainer.init` gives it.
         schedule: the numbers of the learning rate.
         data: all sequences with their targets.
         epochs: how often to go through `data`.
-        batch_size: the most sequences a mini-batch may have; the epoch's batches differ by one sequence at the most.
-            `Streams` have a batch of their own size.
+        batch_size: the most sequences a mini-batch may have; those of a part differ by one sequence at the most, and a
+            part of few sequences is one smaller mini-batch. `Streams` have a batch of their own size.
         config: the network.
         optimizer: a callable from a learning-rate schedule to anything that optax calls an optimiser; another function
             compiles anew, also where it computes the same (see `by_what_they_compute`).
@@ -268,9 +269,11 @@ def fit(
                 yield Report(state, epoch, done / batches, float(total) / done)
 
 
-def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> int:
+def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float) -> int:
     """Return how many mini-batches an epoch of `fit` has in a training that ends with so many epochs."""
-    return sum(_batches_of(part, batch_size) for part in _divided(data, batch_size, params, epochs, config))
+    if isinstance(data, Streams):
+        return data.windows
+    return sum(-(-len(rows) // batch_size) for rows, _ in _divided(data, batch_size, params, epochs))
 
 
 def _batches_of(data: Data, batch_size: int) -> int:
@@ -287,7 +290,8 @@ def evaluate(
         data: sequences with their targets.
         batch_size: the most sequences that are computed together.
         config: the network.
-        times: how often this will be asked, which decides whether to compile for exactly these data (see `_lay_out`).
+        times: how often this will be asked, which decides whether to compile for exactly these data (see `_divided` and
+            `_lay_out`).
 
     Returns:
         The loss.
@@ -314,30 +318,34 @@ def _zero() -> np.ndarray:
     return np.zeros((), jax.dtypes.canonicalize_dtype(float))
 
 
-def _divided(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> list[Data]:
-    """Return the data in parts of similar lengths, each of which is compiled for its own longest.
+def _divided(data: Data, batch_size: int, params: ModelParams, epochs: float) -> list[tuple[np.ndarray, int]]:
+    """Return the sequences in parts of similar lengths, `(rows, steps)`, each to be compiled for its own longest.
 
-    Each mini-batch is of one part. The cuts are those that cost least in all, the steps of padding in all epochs and
-    the compilation of one more shape weighed against each other (by dynamic programming).
+    The cuts are those that cost least in all: the steps of padding in all epochs, a call for each mini-batch, and the
+    compilation of each shape are weighed against each other (by dynamic programming).
     """
     if not isinstance(data, Batch) or data.lengths is None:
-        return [data]
-    lengths, weights = np.asarray(data.lengths), sum(leaf.size for leaf in jax.tree.leaves(params))
-    # At a change of the number of epochs by less than two, the parts stay those that were compiled for.
+        return [(np.arange(count(data)), steps_of(data))]
+    lengths, weights = np.clip(data.lengths, 1, steps_of(data)), sum(leaf.size for leaf in jax.tree.leaves(params))
+    # All numbers of epochs between two powers of two have the same parts, and share what was compiled for them.
     epochs = rounded_up(max(1, int(epochs)), 1)
-    cuts = [0, *np.unique([min(rounded_up(max(int(n), 1), 3), steps_of(data)) for n in lengths]).tolist()]
+    cuts = sorted({0, *(min(rounded_up(int(n), 3), steps_of(data)) for n in np.unique(lengths))})
     below = [int((lengths <= cut).sum()) for cut in cuts]
 
     def seconds(i: int, j: int) -> float:
-        rows = below[j] - below[i]
-        batches = -(-rows // batch_size)
-        return COMPILE_SECONDS + epochs * _epoch_seconds(batches, -(-rows // batches), cuts[j], weights)
+        batches = -(-(below[j] - below[i]) // batch_size)
+        width = -(-(below[j] - below[i]) // batches)
+        calls = 0 if (i, j) == (0, len(cuts) - 1) else batches
+        return COMPILE_SECONDS + epochs * (_epoch_seconds(batches, width, cuts[j], weights) + calls * START_SECONDS)
 
-    least: list[tuple[float, list[int]]] = [(0.0, [])]
+    least: list[tuple[float, list[int]]] = [(0.0, [])]  # up to each cut: the seconds, and the cuts before it
     for j in range(1, len(cuts)):
         least.append(min((least[i][0] + seconds(i, j), [*least[i][1], i]) for i in range(j)))
-    ends = [*least[-1][1][1:], len(cuts) - 1]
-    return [of_lengths(data, cuts[i], cuts[j], config) for i, j in itertools.pairwise([0, *ends])]
+    chosen = [cuts[i] for i in (*least[-1][1], -1)]
+    return [
+        (np.flatnonzero((lengths > shortest) & (lengths <= longest)), longest)
+        for shortest, longest in itertools.pairwise(chosen)
+    ]
 
 
 def _epoch_seconds(batches: int, width: int, steps: int, weights: int) -> float:
@@ -352,7 +360,7 @@ class _Part(NamedTuple):
         batches: how many mini-batches they are.
         most: the most that it has with other data that are compiled alike.
         width: how many rows each of them is computed with.
-        mesh: the devices that share each.
+        mesh: the devices that share each, the same for all parts.
         masked: whether the batches have lengths, to tell rows and steps of nothing from the real ones.
         roomy: whether all sizes are rounded up to powers of two.
     """
@@ -367,13 +375,19 @@ class _Part(NamedTuple):
 
 
 def _parts(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> list[_Part]:
-    """Return the data in parts of similar lengths, with their shapes, which one mesh serves."""
-    pieces = _divided(data, batch_size, params, epochs, config)
-    widest = max(-(-count(piece) // _batches_of(piece, batch_size)) for piece in pieces)
-    return [_lay_out(piece, batch_size, params, epochs, widest) for piece in pieces]
+    """Return the data in parts of similar lengths, with their shapes, all for the devices of the widest."""
+    divided = _divided(data, batch_size, params, epochs)
+    pieces = [data] if len(divided) == 1 else [some_of(data, *part, config) for part in divided]  # type: ignore[arg-type]
+    parts = [_lay_out(piece, batch_size, params, epochs) for piece in pieces]
+    mesh = max((part.mesh for part in parts), key=lambda mesh: mesh.size if mesh else 1)
+    widths = [to_whole_devices(part.width, mesh) for part in parts]
+    return [
+        part._replace(width=width, mesh=mesh, masked=part.masked or width > part.width)
+        for part, width in zip(parts, widths, strict=True)
+    ]
 
 
-def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float, widest: int = 1) -> _Part:
+def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) -> _Part:
     """Choose the shapes so that one compiled program serves whatever is near by in size.
 
     Where it costs little over all epochs, rows and steps of nothing fill the data up to powers of two, which takes less
@@ -400,7 +414,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float, wi
     if roomy and isinstance(data, Windows):
         rows = characters_with_room(data)  # as many windows at the most
     most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
-    mesh = mesh_for(max(width, widest), weights_of(params))
+    mesh = mesh_for(width, weights_of(params))
     width = to_whole_devices(width, mesh)
     return _Part(data, batches, most, width, mesh, roomy or batches * width > count(data), roomy)
 
@@ -428,16 +442,16 @@ def _runs(rng: np.random.Generator, parts: list[_Part]) -> Iterator[tuple[int, i
 
 
 def _draw_order(rng: np.random.Generator, part: _Part) -> np.ndarray:
-    """Return what the mini-batches of a part `take` in an epoch, `[most, width]`, filled up with -1."""
-    data, batches, most, width, *_ = part
+    """Return what the mini-batches of a part `take` in an epoch, `[most, width]`, filled up with -1; no more follow."""
+    data, batches, width = part.data, part.batches, part.width
     if not isinstance(data, Streams):
-        return filled_up(_batches(rng.permutation(count(data)), batches, width), most)
+        return filled_up(_batches(rng.permutation(count(data)), batches, width), part.most)
     length = data.characters
     starts = rng.integers(length) + np.arange(data.streams) * ((length - 1) // data.streams)
     starts = (starts + np.arange(batches)[:, None] * data.length) % length
     order = np.full((batches, width), -1, np.int32)
     order[:, : data.streams] = starts
-    return filled_up(order, most)
+    return filled_up(order, part.most)
 
 
 @compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 
 from jlstm import unroll
-from jlstm.cell import LSTM, LSTMParams, LSTMState
+from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState
 from jlstm.layouts import ALONE, FEATURES_FIRST, SEQUENCES_FIRST, Turned, batch_axis, laid, unlaid
 
 INPUTS, H, T = 3, 4, 6
+
+
+class Hidden(NamedTuple):
+    h: jax.Array
 
 
 def problem(rows, tokens):
@@ -47,11 +52,11 @@ def test_every_layout_gives_the_same(x64, monkeypatch, rows, axis, tokens, lengt
 
 
 def test_rule():
-    assert batch_axis(1, 1024) == ALONE
-    assert [batch_axis(rows, 384) for rows in (4, 25, 32)] == [0, -1, -1]
-    assert batch_axis(32, 256) == SEQUENCES_FIRST
+    assert batch_axis(1, [1024]) == ALONE
+    assert [batch_axis(rows, [384]) for rows in (4, 25, 32)] == [0, -1, -1]
+    assert batch_axis(32, [256]) == SEQUENCES_FIRST
     rows, hidden = jax.export.symbolic_shape("b, h")
-    assert {batch_axis(*sizes) for sizes in ((rows, 512), (32, hidden))} == {SEQUENCES_FIRST}
+    assert {batch_axis(*sizes) for sizes in ((rows, [512]), (32, [hidden]))} == {SEQUENCES_FIRST}
 
 
 def test_a_batch_that_is_laid_out_is_filled_up_and_comes_back():
@@ -67,6 +72,57 @@ def test_a_turned_matrix_is_the_matrix():
     turned = Turned(jnp.asarray(matrix.T))
     np.testing.assert_allclose(turned @ h, matrix @ h, rtol=1e-6)
     np.testing.assert_array_equal(turned.T, matrix.T)
+
+
+def test_the_layout_of_a_large_layer_is_that_of_the_rule():
+    """Nine sequences of 384 units, features first by themselves, beside each alone."""
+    rng = np.random.default_rng(0)
+    params = LSTMParams(*(rng.normal(size=s).astype(np.float32) / 20 for s in ((1536, 2), (1536, 384), 1536)))
+    xs, state = rng.normal(size=(9, 3, 2)).astype(np.float32), LSTMState(*np.zeros((2, 9, 384), np.float32))
+    assert batch_axis(9, [384]) == FEATURES_FIRST
+
+    def gradient(params, xs, state):
+        return jax.grad(lambda params: (unroll(params, xs, state)[0] ** 2).sum())(params)
+
+    got = jax.jit(gradient)(params, xs, state)
+    alone = jax.jit(gradient)
+    each = [alone(params, xs[k : k + 1], LSTMState(*(array[:1] for array in state))) for k in range(9)]
+    for a, *parts in zip(got, *each, strict=True):
+        np.testing.assert_allclose(a, sum(parts), rtol=0, atol=1e-5 * float(abs(a).max()))
+    exported = jax.export.export(jax.jit(gradient))(params, xs, state)
+    np.testing.assert_array_equal(exported.call(params, xs, state).bias, got.bias)
+
+
+@pytest.mark.parametrize("axis", [SEQUENCES_FIRST, FEATURES_FIRST])
+def test_hidden_states_and_inputs_may_have_any_rank(x64, monkeypatch, axis):
+    """A cell that multiplies a matrix of three columns, and one whose hidden state is a number."""
+    monkeypatch.setattr(sys.modules["jlstm.unroll"], "batch_axis", lambda *_: axis)
+    rng = np.random.default_rng(0)
+    for size in ((4, 3), ()):
+        params = {"weight": rng.normal(size=(4, 4)), "scale": rng.normal()}
+
+        def linear(params, h, x):
+            return params["weight"] @ h + x if h.ndim else params["scale"] * h + x
+
+        def gates(params, z, state):
+            h = jnp.tanh(z)
+            return Hidden(h), h
+
+        cell = Cell(linear, gates, lambda params, size=size: Hidden(jnp.zeros(size)))
+        xs = rng.normal(size=(2, 5, *size))
+
+        def loss(params, cell=cell, xs=xs):
+            return (unroll(params, xs, cell=cell)[0] ** 2).sum()
+
+        def plain(params, cell=cell, xs=xs):
+            def one(xs):
+                return jax.lax.scan(lambda state, x: cell.step(params, state, x), cell.zero_state(params), xs)[1]
+
+            return (jax.vmap(one)(xs) ** 2).sum()
+
+        got, expected = (jax.value_and_grad(function)(params) for function in (loss, plain))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_a_cell_may_do_anything_with_its_matrices(x64):

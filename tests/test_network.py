@@ -267,6 +267,30 @@ def test_dropout_is_of_the_seed_and_of_training_alone():
     np.testing.assert_array_equal(net.predict(Y), net.predict(Y))
 
 
+def test_sequences_of_different_length_take_the_steps_that_the_schedule_counts(monkeypatch):
+    """The rate ends at 0 with the last mini-batch, of however many parts there are, and in a second training."""
+    monkeypatch.setattr("jlstm.training.COMPILE_SECONDS", 0)
+    rng, rates = np.random.default_rng(0), []
+    lengths = [3] * 9 + [40] * 5
+
+    def optimizer(rate):
+        return optax.GradientTransformation(
+            lambda params: jnp.zeros(()),
+            lambda grads, _, params=None: (jax.tree.map(jnp.zeros_like, grads), rate(0)),
+        )
+
+    network = LSTMNetwork(1, 4, 3, batch_size=4, optimizer=optimizer, progress=False)
+    for steps, epochs in ((3, 5), (1, 1)):
+        X, Y = [rng.normal(size=n) for n in lengths[::steps]], [rng.integers(3, size=n) for n in lengths[::steps]]
+        before = int(network._trained.state.step)
+        network.train(X, Y, epochs=epochs, learning_rate=1.0, callback_every=None)
+        taken = int(network._trained.state.step) - before
+        rates.append((taken, float(network._trained.state.opt_state)))
+        assert taken % epochs == 0
+        left = 1 - (taken - 1) / taken  # of the training, before its last step
+        assert rates[-1][1] == pytest.approx((1 - np.cos(np.pi * left)) / 2, rel=1e-3)
+
+
 def test_streams_train(on_streams, capfd):
     history, state = on_streams.history, on_streams._trained.state
     assert (len(history.loss), len(history.validation), int(state.step)) == (2, 2, 6)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jlstm import reference, training
 from jlstm.cell import LSTMParams
 from jlstm.data import Batch, Streams, Windows, rounded_up, take, with_room
 from jlstm.losses import loss_fn, summed_loss
-from jlstm.model import LSTMConfig, ModelParams, Readout, zero_state
+from jlstm.model import LSTMConfig, ModelParams, Readout, init_params, zero_state
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
 from jlstm.training import batches_of, evaluate, fit, trainer
 
@@ -510,9 +511,11 @@ def test_evaluate_leaves_nothing_out():
     assert evaluate(params, WINDOWS, batch_size=5, config=config) == pytest.approx(expected, rel=1e-6)
 
 
-def test_batches_of():
+def test_batches_of(monkeypatch):
+    monkeypatch.setattr(training, "START_SECONDS", 0)
+
     def of(data, size, epochs=1):
-        return batches_of(data, size, params_of(), epochs, CONFIG)
+        return batches_of(data, size, params_of(), epochs)
 
     assert of(STREAMS, 64) == STREAMS.windows == 3
     assert [of(BATCH, size) for size in (1, 2, 5, 64)] == [5, 3, 1, 1]
@@ -523,8 +526,9 @@ def test_batches_of():
 
 @pytest.fixture
 def cut(monkeypatch):
-    """What one more shape takes is nothing, so that there are as many parts as can save a step."""
+    """One more shape, or call, takes nothing, so that there are as many parts as can save a step."""
     monkeypatch.setattr(training, "COMPILE_SECONDS", 0)
+    monkeypatch.setattr(training, "START_SECONDS", 0)
 
 
 RNG = np.random.default_rng(6)
@@ -536,7 +540,7 @@ RAGGED = Batch(
 
 
 def test_parts_hold_every_sequence_once_without_its_padding(cut):
-    parts = training._divided(RAGGED, 1, params_of(), 1, CONFIG)
+    parts = [part.data for part in training._parts(RAGGED, 1, params_of(), 1, CONFIG)]
     assert [part.xs.shape[1] for part in parts] == [3, 4, 12, 40]
     assert np.concatenate([part.lengths for part in parts]).tolist() == [3] * 3 + [4] * 3 + [11, 12, 40]
     for part in parts:
@@ -545,15 +549,18 @@ def test_parts_hold_every_sequence_once_without_its_padding(cut):
             assert (RAGGED.lengths[row], np.array_equal(RAGGED.ys[row, :n], y[:n])) == (n, True)
 
 
-def test_there_are_more_parts_where_they_save_more_than_they_take():
+def test_there_are_more_parts_where_they_save_more_than_they_take(monkeypatch):
+    monkeypatch.setattr(training, "START_SECONDS", 0)
 
     def cuts(epochs):
-        return [part.xs.shape[1] for part in training._divided(RAGGED, 1, params_of(), epochs, CONFIG)]
+        return [steps for _, steps in training._divided(RAGGED, 1, params_of(), epochs)]
 
     assert cuts(1) == [40]
     assert cuts(300) == [12, 40]
     assert cuts(10**9) == [3, 4, 12, 40]
     assert {tuple(cuts(epochs)) for epochs in range(257, 513)} == {(12, 40)}  # which share their compiled shapes
+    monkeypatch.setattr(training, "START_SECONDS", 1)
+    assert cuts(10**9) == [40]
 
 
 def test_training_in_parts_takes_the_steps_of_their_mini_batches(cut):
@@ -573,6 +580,29 @@ def test_training_in_parts_takes_the_steps_of_their_mini_batches(cut):
     assert report.loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_all_parts_are_for_the_same_devices(monkeypatch):
+    """Two devices where both have 8 rows: 16 of one part, filled up, would be, and 13 of another would not."""
+    lengths = np.repeat([4, 200], 100)
+    data = Batch(np.zeros((200, 200, 1), np.float32), np.zeros((200, 200), int), lengths)
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), LSTMConfig(1, 512, 3)))
+
+    class Devices(NamedTuple):
+        size: int
+
+    for devices in (2, 3, 8):
+        monkeypatch.setattr(
+            training,
+            "mesh_for",
+            lambda rows, weights, most=devices: Devices(min(most, rows // 8)) if rows > 15 else None,
+        )
+        for batch_size in (5, 13, 20, 33):
+            parts = training._parts(data, batch_size, params, 1, LSTMConfig(1, 512, 3))
+            assert len({part.mesh for part in parts}) == 1
+            size = parts[0].mesh.size if parts[0].mesh else 1
+            assert all(part.width % size == 0 for part in parts)
+            assert all(part.masked or part.batches * part.width == len(part.data.xs) for part in parts)
+
+
 def test_runs_are_in_another_order_in_each_epoch(cut):
     parts = training._parts(RAGGED, 1, params_of(), 1, CONFIG)
     orders = {tuple(training._runs(training._rng(jax.random.key(0), step), parts)) for step in range(0, 90, 9)}
@@ -580,7 +610,7 @@ def test_runs_are_in_another_order_in_each_epoch(cut):
 
 
 def test_evaluation_in_parts_is_that_of_the_whole(cut):
-    expected = evaluate(params_of(), RAGGED._replace(lengths=None), batch_size=3, config=CONFIG)
+    padded = evaluate(params_of(), RAGGED._replace(lengths=None), batch_size=3, config=CONFIG)
     whole, _ = loss_and_grad(params_of(), RAGGED)
     assert evaluate(params_of(), RAGGED, batch_size=3, config=CONFIG) == pytest.approx(float(whole), rel=1e-6)
-    assert expected != pytest.approx(float(whole), rel=1e-3)
+    assert padded != pytest.approx(float(whole), rel=1e-3)

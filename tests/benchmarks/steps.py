@@ -50,7 +50,8 @@ def measure(run: Run) -> Iterator[Table]:
         for kind in kinds:
             calls = {name: peer.train if kind == "training" else peer.forward for name, peer in programs.items()}
             if kind == "forward":
-                calls |= {name: _run_all(run, problem) for name, run in _checked_runners(problem, jlstm).items()}
+                runners = _checked_runners(problem, jlstm)
+                calls |= {name: _run_all(program, problem) for name, program in runners.items()}
             effort = run.effort if run.quick else Effort(seconds=SECONDS[kind])
             timings = {name: timing.per(shape.steps) for name, timing in interleaved(calls, effort, ran=True).items()}
             flops = shape.training_flops if kind == "training" else shape.forward_flops

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LEAST_SECONDS = 0.05  # what a sample takes at the least; shorter calls are repeated inside it
-REST_SECONDS = 0.01  # between samples: threads that wait in a loop for more work give up and leave the cores
+REST_SECONDS = 0.05  # between samples: threads that wait in a loop for more work give up and leave the cores
 
 
 LONG_SECONDS, LONG_ROUNDS = 5.0, 3  # a call that takes longer is in so many rounds only
