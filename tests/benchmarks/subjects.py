@@ -34,7 +34,7 @@ SUBJECTS = {
     "steps": Subject(
         "steps",
         "the training step and the forward pass next to every peer",
-        (8.0, 2.0),
+        (6.0, 1.5),
         ("as it comes", "threshold raised"),
     ),
     "class": Subject("network", "LSTMNetwork's train and predict next to the bare step", (4.0,)),
@@ -44,7 +44,7 @@ SUBJECTS = {
         "starting", "imports, the first training beside every peer's, new lengths", (3.0,), devices=False
     ),
     "growth": Subject("growth", "how time and memory grow with T, B and H", (6.0,)),
-    "devices": Subject("devices", "one CPU device against one a core", (2.0,)),
+    "devices": Subject("devices", "one CPU device against one a core, and what the rule chooses", (3.5,)),
     "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
 }
 QUICK_PART = 0.1  # of a subject's minutes, roughly
