@@ -580,26 +580,28 @@ def test_training_in_parts_takes_the_steps_of_their_mini_batches(cut):
     assert report.loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_all_parts_are_for_the_same_devices(monkeypatch):
-    """Two devices where both have 8 rows: 16 of one part, filled up, would be, and 13 of another would not."""
-    lengths = np.repeat([4, 200], 100)
-    data = Batch(np.zeros((200, 200, 1), np.float32), np.zeros((200, 200), int), lengths)
-    params = jax.eval_shape(lambda: init_params(jax.random.key(0), LSTMConfig(1, 512, 3)))
+@pytest.mark.parametrize("counts", [(100, 100), (5, 100)], ids=str)
+def test_all_parts_are_for_the_same_devices(monkeypatch, cut, counts):
+    """Those of the widest part, of which each gets 8 rows: by themselves, the others would have fewer."""
+    lengths = np.repeat([4, 200], counts)
+    data = Batch(np.zeros((len(lengths), 200, 1), np.float32), np.zeros((len(lengths), 200), int), lengths)
+    config = LSTMConfig(1, 512, 3)
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
 
     class Devices(NamedTuple):
         size: int
 
     for devices in (2, 3, 8):
-        monkeypatch.setattr(
-            training,
-            "mesh_for",
-            lambda rows, weights, most=devices: Devices(min(most, rows // 8)) if rows > 15 else None,
-        )
-        for batch_size in (5, 13, 20, 33):
-            parts = training._parts(data, batch_size, params, 1, LSTMConfig(1, 512, 3))
-            assert len({part.mesh for part in parts}) == 1
-            size = parts[0].mesh.size if parts[0].mesh else 1
-            assert all(part.width % size == 0 for part in parts)
+
+        def mesh_for(rows, weights, devices=devices):
+            return Devices(min(devices, rows // 8)) if rows > 15 else None
+
+        monkeypatch.setattr(training, "mesh_for", mesh_for)
+        for batch_size in (20, 33):
+            parts = training._parts(data, batch_size, params, 1, config)
+            assert len(parts) == 2
+            assert {part.mesh for part in parts} == {mesh_for(max(part.width for part in parts), 1)}
+            assert all(part.width % parts[0].mesh.size == 0 for part in parts)
             assert all(part.masked or part.batches * part.width == len(part.data.xs) for part in parts)
 
 
@@ -607,6 +609,11 @@ def test_runs_are_in_another_order_in_each_epoch(cut):
     parts = training._parts(RAGGED, 1, params_of(), 1, CONFIG)
     orders = {tuple(training._runs(training._rng(jax.random.key(0), step), parts)) for step in range(0, 90, 9)}
     assert len(orders) > 5
+    every = [(k, batch) for k, part in enumerate(parts) for batch in range(part.batches)]
+    for runs in orders:
+        taken = [(k, batch) for k, first, last in runs for batch in range(first, last)]
+        assert sorted(taken) == every
+        assert [k for k, _, _ in runs] != sorted({k for k, _, _ in runs}), "each part is one run"
 
 
 def test_evaluation_in_parts_is_that_of_the_whole(cut):
