@@ -106,8 +106,11 @@ def takes_forms(linear: Callable, params: Any, h: Array, x: Any) -> bool:
     return True
 
 
-def forward_weights(params: Any, axis: int | None, steps: Any) -> Callable[[], Any]:
-    """Return a function that gives, within each of so many steps, the parameters as they multiply fastest."""
+def forward_weights(params: Any, axis: int | None, steps: Any = None) -> Callable[[], Any]:
+    """Return a function that gives, within each step, the parameters as they multiply fastest.
+
+    How many steps there are decides only where a sequence is alone; by default few.
+    """
     if axis is ALONE and not (isinstance(steps, int) and steps >= MANY):
         return lambda: params
     if axis == FEATURES_FIRST:

@@ -439,9 +439,9 @@ def next_scores(params: ModelParams, x: Array, state: tuple[LSTMState, ...]) -> 
     return _next(params, [lambda layer=layer: layer for layer in params.layers], x, state)
 
 
-def stepper(params: ModelParams, steps: int) -> Callable[[Array, tuple[LSTMState, ...]], tuple[Array, tuple]]:
+def stepper(params: ModelParams) -> Callable[[Array, tuple[LSTMState, ...]], tuple[Array, tuple]]:
     """Return `next_scores` of a network, `(x, state) -> (scores, state)`, its weights laid out for a loop of steps."""
-    weights = [forward_weights(layer, SEQUENCES_FIRST, steps) for layer in params.layers]
+    weights = [forward_weights(layer, SEQUENCES_FIRST) for layer in params.layers]
     return functools.partial(_next, params, weights)
 
 

@@ -217,7 +217,7 @@ def _read(
     """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length."""
 
     def read(params: ModelParams, ids: Array, state: Any, counts: Array) -> tuple[Array, Any]:
-        step = stepper(params, READ)
+        step = stepper(params)
 
         def body(t: Array, state: Any) -> Any:
             _, after = step(inputs_of(ids[:, t], config), state)
@@ -262,7 +262,7 @@ def _write(
     def write(
         params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice
     ) -> tuple[Array, Array, Any]:
-        step = stepper(params, noise.shape[0])
+        step = stepper(params)
 
         def body(t: Array, carry: tuple) -> tuple:
             ids, scores, state = carry

@@ -31,7 +31,7 @@ def run(program, *arguments):
 def learn():
     """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37; and on streams.
 
-    There are three streams, which two devices share with a row of nothing. Then predict on a batch, and write.
+    There are three streams, which an even number of devices share with rows of nothing. Then predict, and write.
     """
     rng = np.random.default_rng(0)
     lengths = [6, 3, 1, 6, 2, 5, 6]
@@ -91,7 +91,7 @@ def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
 
 
 def test_one_update_however_jax_spreads_the_work():
-    """With lengths, tokens, a carried state, dropout and segments, on two and three devices with uneven real steps."""
+    """With lengths, tokens, a carried state, dropout and segments, on three devices with uneven real steps."""
     found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3, least_rows=1); spreading.main()"))
     assert len(found) == 3 * 5 + 6 * 2 + 2 + 1 + 1
     assert {way: distance for way, distance in found.items() if not distance <= 1e-5} == {}
@@ -159,6 +159,8 @@ def test_there_is_a_device_for_every_core_that_the_process_may_use(monkeypatch):
 def test_a_number_of_cores_that_can_not_be(cores, error):
     with pytest.raises(error, match=r"^cores: expected"):
         use_cpu_cores(cores)
+    with pytest.raises(error, match=r"^least_rows: expected"):
+        use_cpu_cores(1, least_rows=cores)
 
 
 def test_cores_can_be_given_before_the_devices_start_only():
