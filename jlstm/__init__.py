@@ -1,16 +1,19 @@
 """LSTMs in JAX: simple to read, proved correct, fast on a CPU."""
 
-from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, lstm_cell
+from jlstm.cells import LSTM, Cell
+from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
+from jlstm.config import LSTMConfig
 from jlstm.data import Batch, Streams, Windows
 from jlstm.devices import use_cpu_cores
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.language_model import CharLM, Checked
 from jlstm.losses import cross_entropy, loss_fn, mse
-from jlstm.model import LSTMConfig, ModelParams, Readout, forward, init_params, step, zero_state
+from jlstm.model import ModelParams, Readout, forward, init_params, step, zero_state
 from jlstm.network import History, LSTMNetwork
 from jlstm.sampling import generate, stream
 from jlstm.training import Trainer, TrainState, trainer
-from jlstm.unroll import unroll
+from jlstm.stack import Bidirectional, stack
+from jlstm.unroll import activations, unroll
 
 __version__ = "0.1.0"
 

@@ -40,7 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.checks import alike
-from jlstm.model import LSTMConfig, ModelParams, params_shapes
+from jlstm.config import LSTMConfig
+from jlstm.model import ModelParams, params_shapes
 
 __all__ = ["Saved", "load", "save"]
 

@@ -29,6 +29,7 @@ __all__ = [
     "numbers",
     "prng_key",
     "real_number",
+    "resets_of",
     "shaped",
     "switch",
     "targets_of",
@@ -231,6 +232,19 @@ def lengths_of(lengths: Any, batch: Any) -> Array | None:
     given = _ids(given)
     most = jnp.iinfo(jnp.int32).max
     return given if given.dtype == jnp.int32 else jnp.minimum(given, most).astype(jnp.int32)
+
+
+def resets_of(resets: Any, batch: Any, time: Any) -> Array | None:
+    """Return the argument `resets`, booleans `[batch, time]`; None for none."""
+    if resets is None:
+        return None
+    given = numbers("resets", resets)
+    if given.dtype != bool or not fits(given.shape, batch, time):
+        advice = "; write resets.astype(bool)" if fits(given.shape, batch, time) else ""
+        raise (TypeError if given.dtype != bool else ValueError)(
+            f"resets: expected booleans {written({'batch': batch, 'time': time})}, got {describe(given)}{advice}"
+        )
+    return _of_jax(given)
 
 
 def targets_of(name: str, value: Any, loss: str, **axes: Any) -> Array:

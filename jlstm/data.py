@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jlstm.checks import class_ids, finite_numbers, numbers, whole_number
-from jlstm.model import LSTMConfig, check_config
+from jlstm.config import LSTMConfig, check_config
 
 __all__ = [
     "Batch",

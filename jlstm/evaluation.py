@@ -7,10 +7,11 @@ import numpy as np
 from jax import Array
 
 from jlstm.checks import class_ids
+from jlstm.config import LSTMConfig
 from jlstm.data import check_scores_ids, inputs_of
 from jlstm.devices import compiled, replicate
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, zero_state
+from jlstm.model import ModelParams, zero_state
 
 __all__ = ["TextLoss", "evaluate_text"]
 
@@ -73,7 +74,7 @@ def evaluate_text(params: ModelParams, ids: Any, config: LSTMConfig) -> TextLoss
     characters = len(ids) - 1
     ids = np.pad(ids, (0, -characters % WINDOW))
     params = replicate(params, None)
-    state, total = replicate(zero_state(params, 1), None), 0.0
+    state, total = replicate(zero_state(params, 1, cell=config.cell), None), 0.0
     for start in range(0, characters, WINDOW):
         length = min(WINDOW, characters - start)
         lengths = None if length == WINDOW else np.array([length])  # known lengths would slow all other windows down

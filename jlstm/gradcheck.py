@@ -18,10 +18,11 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jlstm import reference
-from jlstm.cell import LSTMState
 from jlstm.checks import whole_number
 from jlstm.losses import loss_fn
-from jlstm.model import Inputs, Loss, LSTMConfig, ModelParams, Target, dropout_masks, init_params
+from jlstm.config import Inputs, Loss, LSTMConfig, Target
+from jlstm.cells.lstm import LSTMState
+from jlstm.model import ModelParams, init_params
 
 __all__ = ["BOUNDS", "GradientReport", "Row", "check", "gradcheck", "random_problem"]
 

@@ -18,9 +18,10 @@ from jax import Array
 
 from jlstm import checkpoint, sampling
 from jlstm.checks import alike, class_only, real_number, whole_number, whole_seed
+from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
-from jlstm.model import LSTMConfig, ModelParams, draw_params, params_shapes, summary
+from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
 from jlstm.progress import Progress
 from jlstm.training import Report, evaluate, fit, fresh_state

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jlstm.cell import LSTMState
 from jlstm.checks import array, describe, lengths_of, targets_of
+from jlstm.config import LSTMConfig
 from jlstm.devices import spread_by_xla
-from jlstm.model import LSTMConfig, ModelParams, checked, scores_of
+from jlstm.model import ModelParams, checked, scores_of
 
 __all__ = ["cross_entropy", "loss_fn", "mse", "summed_loss"]
 
@@ -78,9 +78,10 @@ def loss_fn(
     ys: Array,
     config: LSTMConfig,
     *,
-    state: tuple[LSTMState, ...] | None = None,
+    state: tuple | None = None,
     lengths: Array | None = None,
     key: Array | None = None,
+    resets: Array | None = None,
 ) -> Array:
     """Return the loss of a batch, the function whose gradient trains the network.
 
@@ -88,11 +89,12 @@ def loss_fn(
         params: the network's parameters.
         xs: the inputs, `[batch, time, I]`, or class ids `[batch, time]`.
         ys: the targets: for "cross_entropy" class ids `[batch, time]` or probabilities `[batch, time, C]`, for "mse"
-            values `[batch, time, C]`; without the time axis where `config.target` is "last".
+            values `[batch, time, C]`; without the time axis where `config.target` is "last" or "mean".
         config: the network.
-        state: the state before the first step, one `LSTMState` a layer; zeros where None.
+        state: the state before the first step, an entry a layer, as `forward` takes it; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
-        key: what `dropout_masks` are drawn with; nothing is left out where None.
+        key: what `draw_masks` draws with; nothing is left out where None.
+        resets: booleans `[batch, time]`, true where an episode starts, before which the state is zero.
 
     Returns:
         The mean loss over all real steps, a scalar; 0 where there are none, and NaN where a class id is not from 0 to
@@ -111,7 +113,7 @@ def loss_fn(
         >>> grads.layers[0].weight_hh.shape
         (32, 8)
     """
-    total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths, key=key)
+    total, (count, _) = summed_loss(params, xs, ys, config, state=state, lengths=lengths, key=key, resets=resets)
     return _mean(total, count)
 
 
@@ -121,14 +123,15 @@ def summed_loss(
     ys: Array,
     config: LSTMConfig,
     *,
-    state: tuple[LSTMState, ...] | None = None,
+    state: tuple | None = None,
     lengths: Array | None = None,
     key: Array | None = None,
-) -> tuple[Array, tuple[Array, tuple[LSTMState, ...]]]:
+    resets: Array | None = None,
+) -> tuple[Array, tuple[Array, tuple]]:
     """Return the loss of a batch before it is averaged, the form that adds up over pieces of a batch or of a text.
 
     Args:
-        params, xs, ys, config, state, lengths, key: as `loss_fn` takes them.
+        params, xs, ys, config, state, lengths, key, resets: as `loss_fn` takes them.
 
     Returns:
         `(total, (count, state))`: the sum of the losses of all real steps, how many those are, and the state after
@@ -146,18 +149,18 @@ def summed_loss(
         >>> int(count)
         14
     """
-    params, xs, state, lengths, key = checked(params, xs, config, state, lengths, key)
+    params, xs, *rest = checked(params, xs, config, state, lengths, key, resets)
     axes = {"batch": xs.shape[0], "time": xs.shape[1], "C": config.output_size}
-    if config.target == "last":
+    if config.target != "each":
         del axes["time"]
-    return _total(params, xs, targets_of("ys", ys, config.loss, **axes), state, lengths, key, config=config)
+    return _total(params, xs, targets_of("ys", ys, config.loss, **axes), *rest, config=config)
 
 
 @spread_by_xla((False, (False, True)))
 def _total(
-    params: ModelParams, xs: Array, ys: Array, state: Any, lengths: Any, key: Any, *, config: LSTMConfig
-) -> tuple[Array, tuple[Array, tuple[LSTMState, ...]]]:
-    scores, state = scores_of(params, xs, state, lengths, key, config=config)
+    params: ModelParams, xs: Array, ys: Array, state: Any, lengths: Any, key: Any, resets: Any, *, config: LSTMConfig
+) -> tuple[Array, tuple[Array, tuple]]:
+    scores, state = scores_of(params, xs, state, lengths, key, resets, config=config)
     total, count = _summed(scores, ys, lengths, loss=config.loss)
     return total, (count, state)
 

@@ -1,40 +1,29 @@
-"""The network: LSTM layers on top of each other and a dense readout, as one pytree of parameters."""
+"""The network: layers on top of each other and a dense readout, as one pytree of parameters."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.cell import (
-    LSTM,
-    LSTMParams,
-    LSTMState,
-    cast_like,
-    count_draws,
-    lstm_from_draws,
-    lstm_shapes,
-    widen,
-    zero_states,
-)
-from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, real_number, whole_number, whole_size
+from jlstm.cells import LSTM, Cell, cell_of
+from jlstm.cells.cell import state_shapes, zero_states
+from jlstm.cells.initializers import in_turn
+from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, resets_of, whole_size
+from jlstm.config import LSTMConfig, check_config
 from jlstm.devices import spread_by_xla
-from jlstm.layouts import SEQUENCES_FIRST, forward_weights
-from jlstm.unroll import run
+from jlstm.layouts import SEQUENCES_FIRST, forward_weights, takes_forms
+from jlstm.regularizers import draw_masks
+from jlstm.stack import Bidirectional, advance, directions, run_layers, stack_state
 
 __all__ = [
-    "LSTMConfig",
     "ModelParams",
     "Readout",
-    "check_config",
     "draw_params",
-    "dropout_masks",
     "forward",
     "init_params",
     "params_shapes",
@@ -47,79 +36,12 @@ __all__ = [
     "zero_state",
 ]
 
-MOST_SCALE = 1e30  # beyond it, weights are infinite in float32
-
-Loss = Literal["cross_entropy", "mse"]
-Target = Literal["each", "last"]
-Inputs = Literal["features", "tokens"]
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class LSTMConfig:
-    """What an LSTM network is, apart from its parameters.
-
-    It is hashable and a static pytree, so `jax.jit` and `jax.grad` take it as an ordinary argument.
-
-    Args:
-        input_size: the number of features I of one time step, or of tokens.
-        hidden_size: the number of hidden units H of each layer.
-        output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
-        loss: "cross_entropy" or "mse".
-        target: "each": a target for each time step; "last": one for the whole sequence, read at its last real step.
-        inputs: "features": numbers `[batch, time, I]`; "tokens": ids `[batch, time]`, each for a one-hot vector.
-        layers: the number of LSTM layers on top of each other.
-        dropout: the share of each layer's outputs that training leaves out (see `dropout_masks`), from 0 to below 1.
-        input_scale: how much wider than LeCun's the first layer's candidate reads its input (see `init_lstm`).
-        segment: how many steps the gradient keeps at a time, for sequences of many thousand steps; all where None.
-
-    Raises:
-        TypeError: a size is not an integer, or `dropout` or `input_scale` is not a number.
-        ValueError: a size or `input_scale` is not positive, `dropout` is 1 or more, `loss`, `target` or `inputs` is
-            none of those above, or there is one class alone, which would always be right.
-
-    Example:
-        >>> LSTMConfig(input_size=1, hidden_size=8, output_size=3).loss
-        'cross_entropy'
-    """
-
-    input_size: int
-    hidden_size: int
-    output_size: int
-    loss: Loss = "cross_entropy"
-    target: Target = "each"
-    inputs: Inputs = "features"
-    layers: int = 1
-    dropout: float = 0.0
-    input_scale: float = 1.0
-    segment: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("input_size", "hidden_size", "output_size", "layers"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
-        for name, allowed in (("loss", get_args(Loss)), ("target", get_args(Target)), ("inputs", get_args(Inputs))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-        if self.loss == "cross_entropy" and self.output_size == 1:
-            raise ValueError(
-                "output_size: expected at least 2 classes with loss='cross_entropy', got 1; a network that says yes or "
-                "no has output_size=2, its class ids are 0 and 1; one that gives a value has loss='mse'"
-            )
-        for name in ("dropout", "input_scale"):
-            object.__setattr__(self, name, real_number(name, getattr(self, name)))
-        if self.dropout >= 1:
-            raise ValueError(f"dropout: expected a number below 1, got {self.dropout}")
-        if not 0 < self.input_scale <= MOST_SCALE:
-            raise ValueError(f"input_scale: expected a positive number up to {MOST_SCALE}, got {self.input_scale}")
-        if self.segment is not None:
-            object.__setattr__(self, "segment", whole_number("segment", self.segment, least=1))
-
 
 class Readout(NamedTuple):
     """The dense readout from hidden states to outputs.
 
     Attributes:
-        weight: `[H, C]`.
+        weight: `[H, C]`, of both directions `[2H, C]`.
         bias: `[C]`.
 
     Example:
@@ -135,7 +57,7 @@ class ModelParams(NamedTuple):
     """All parameters of a network: a pytree.
 
     Attributes:
-        layers: the LSTM layers, from the input upwards.
+        layers: the parameters of each layer, from the input upwards, those of two directions as `Bidirectional`.
         readout: the dense readout on top.
 
     Example:
@@ -144,7 +66,7 @@ class ModelParams(NamedTuple):
         (1, (8, 3))
     """
 
-    layers: tuple[LSTMParams, ...]
+    layers: tuple
     readout: Readout
 
 
@@ -157,7 +79,7 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
         dtype: the parameters' dtype; they are drawn in float32 at the least and then cast.
 
     Returns:
-        The layers as `init_lstm` draws them, the readout's weight normal with standard deviation `1 / sqrt(H)`
+        The layers as the cell's `draw` does, in `jlstm/cells/`; the readout's weight normal with standard deviation `1 / sqrt(H)`
         (LeCun et al., "Efficient BackProp", 1998) and its bias zero.
 
     Example:
@@ -168,8 +90,8 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
     check_config(config)
     # All in one draw: to compile one takes 0.3 s.
     drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
-    normal = jax.random.normal(prng_key("key", key), (sum(_counts(config)),), drawn)
-    return jax.tree.map(lambda array: array.astype(dtype), _from_draws(normal, config))
+    normal = jax.random.normal(prng_key("key", key), (_drawing(config)[1],), drawn)
+    return jax.tree.map(lambda array: array.astype(dtype), _draw(in_turn(normal), config))
 
 
 def summary(config: LSTMConfig) -> str:
@@ -185,14 +107,18 @@ def summary(config: LSTMConfig) -> str:
         >>> summary(LSTMConfig(input_size=1, hidden_size=8, output_size=3))
         '1 LSTM layer of 8 units, 347 parameters'
     """
+    names = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "slstm": "sLSTM"}
+    kind = names.get(config.cell.name, config.cell.name)  # type: ignore[union-attr]
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params_shapes(config)))
-    layers = f"{config.layers} LSTM layer{'s' * (config.layers > 1)}"
+    both = "bidirectional " * config.bidirectional
+    layers = f"{config.layers} {both}{kind} layer{'s' * (config.layers > 1)}"
     return f"{layers} of {config.hidden_size} units, {numbers:,} parameters"
 
 
 def weights_of(params: ModelParams) -> int:
-    """Return how many numbers the largest layer has, by which the work and the memory of a time step are judged."""
-    return max(sum(math.prod(leaf.shape) for leaf in layer) for layer in params.layers)
+    """Return how many numbers the largest layer has in a direction, by which the work and memory of a step are judged."""
+    each = [own for layer in params.layers for own in directions(layer)]
+    return max(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own)) for own in each)
 
 
 def draw_params(seed: int, config: LSTMConfig) -> ModelParams:
@@ -211,17 +137,7 @@ def draw_params(seed: int, config: LSTMConfig) -> ModelParams:
         (32, 8)
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))  # not the numbers of the shuffles
-    return _from_draws(rng.standard_normal(sum(_counts(config)), np.float32), config)
-
-
-def _counts(config: LSTMConfig) -> list[int]:
-    """Return how many normal numbers each layer and the readout's weight take."""
-    hidden = config.hidden_size
-    return [*(count_draws(width, hidden) for width in _widths(config)), hidden * config.output_size]
-
-
-def _widths(config: LSTMConfig) -> list[int]:
-    return [config.input_size, *[config.hidden_size] * (config.layers - 1)]
+    return _draw(in_turn(rng.standard_normal(_drawing(config)[1], np.float32)), config)
 
 
 def params_shapes(config: LSTMConfig) -> ModelParams:
@@ -237,103 +153,104 @@ def params_shapes(config: LSTMConfig) -> ModelParams:
         >>> params_shapes(LSTMConfig(input_size=1, hidden_size=8, output_size=3)).readout.weight.shape
         (8, 3)
     """
-    hidden, classes = config.hidden_size, config.output_size
-    shapes: Any = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((hidden, classes), (classes,))]
-    return ModelParams(tuple(lstm_shapes(width, hidden) for width in _widths(config)), Readout(*shapes))
+    return _drawing(config)[0]
 
 
-def _from_draws(normal: Any, config: LSTMConfig) -> ModelParams:
+@functools.lru_cache(maxsize=1024)
+def _drawing(config: LSTMConfig) -> tuple[ModelParams, int]:
+    """Return the shapes of what `_draw` draws, and how many numbers it takes."""
+    numbers = 0
+
+    def normal(*shape: int) -> Array:
+        nonlocal numbers
+        numbers += math.prod(shape)
+        return jnp.zeros(shape, jnp.float32)
+
+    return jax.eval_shape(lambda: _draw(normal, config)), numbers
+
+
+def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
     """Return parameters in the library and the dtype of the standard normal numbers that they are made of."""
-    hidden, widths = config.hidden_size, _widths(config)
-    # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
-    fan_ins = [1 if config.inputs == "tokens" else config.input_size, *widths[1:]]
-    scales = [config.input_scale, *[1.0] * (config.layers - 1)]
-    ends = list(itertools.accumulate(_counts(config), initial=0))
-    *draws, weight = (normal[start:end] for start, end in itertools.pairwise(ends))
-    layers = tuple(
-        lstm_from_draws(draw, width, hidden, scale, fan_in)
-        for draw, width, scale, fan_in in zip(draws, widths, scales, fan_ins, strict=True)
-    )
-    bias = normal.__array_namespace__().zeros(config.output_size, dtype=normal.dtype)
-    return ModelParams(layers, Readout(weight.reshape(hidden, -1) / hidden**0.5, bias))
+    cell: Cell = config.cell  # type: ignore[assignment]
+
+    def layer(k: int) -> Any:
+        sizes, scale = config.sizes[k], 1.0 if k else config.input_scale
+        # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
+        fan_in = 1 if config.inputs == "tokens" and k == 0 else sizes.inputs
+        drawn = [cell.draw(normal, sizes, scale, fan_in) for _ in range(1 + config.bidirectional)]  # type: ignore[misc]
+        return Bidirectional(*drawn) if config.bidirectional else drawn[0]
+
+    layers, width = tuple(map(layer, range(config.layers))), config.output_width
+    weight = normal(width, config.output_size) / width**0.5
+    bias = weight.__array_namespace__().zeros(config.output_size, dtype=weight.dtype)
+    return ModelParams(layers, Readout(weight, bias))
 
 
-def zero_state(params: ModelParams, batch: int) -> tuple[LSTMState, ...]:
+def zero_state(params: ModelParams, batch: int | tuple[int, ...], *, cell: Cell | str = LSTM) -> tuple:
     """Return the state before the first step.
 
     Args:
         params: the network's parameters.
-        batch: how many sequences.
+        batch: how many sequences; or the axes in front of each array, `()` for a single sequence without any.
+        cell: the network's cell, or its name.
 
     Returns:
-        One `LSTMState` of zeros a layer, each array `[batch, H]`.
+        For each layer the state, `LSTMState` of zeros for the LSTM, each array `[batch, H]`; of both directions as
+        `Bidirectional`.
 
     Example:
         >>> params = init_params(jax.random.key(0), LSTMConfig(input_size=1, hidden_size=8, output_size=3))
-        >>> zero_state(params, batch=2)[0].h.shape
-        (2, 8)
+        >>> zero_state(params, batch=2)[0].h.shape, zero_state(params, batch=())[0].h.shape
+        ((2, 8), (8,))
     """
     if not isinstance(params, ModelParams):
         raise TypeError(f"params: expected ModelParams, got {describe(params)}")
+    cell = cell_of("cell", cell)
     if not isinstance(params.layers, (tuple, list)):
-        raise TypeError(f"params.layers: expected a tuple of LSTMParams, got {describe(params.layers)}")
+        expected = type(cell.blocks).__name__ if cell.blocks else "layers"
+        raise TypeError(f"params.layers: expected a tuple of {expected}, got {describe(params.layers)}")
     for k, layer in enumerate(params.layers):
-        LSTM.check(f"params.layers[{k}]", layer)
-    return _zeros(jax.tree.map(jnp.asarray, params), whole_size("batch", batch))
+        for own in directions(layer):
+            cell.check(f"params.layers[{k}]", own)
+    axes = batch if isinstance(batch, tuple) else (batch,)
+    return _zeros(jax.tree.map(jnp.asarray, params), tuple(whole_size("batch", size) for size in axes), cell)
 
 
-def _zeros(params: ModelParams, batch: Any) -> tuple[LSTMState, ...]:
-    return tuple(zero_states(LSTM, layer, (batch,)) for layer in params.layers)
+def _zeros(params: ModelParams, batch: tuple, cell: Cell) -> tuple:
+    def zeros(layer: Any) -> Any:
+        found = [zero_states(cell, own, batch) for own in directions(layer)]
+        return Bidirectional(*found) if isinstance(layer, Bidirectional) else found[0]
 
-
-def dropout_masks(key: Array, config: LSTMConfig, batch: int, dtype: Any = jnp.float32) -> tuple[Array, ...]:
-    """Draw which hidden units a training step leaves out (Srivastava et al., "Dropout", 2014).
-
-    A sequence keeps its masks over all time steps (Gal and Ghahramani, "A Theoretically Grounded Application of Dropout
-    in Recurrent Neural Networks", 2016).
-
-    Args:
-        key: a key of `jax.random.key`; the same key gives the same masks.
-        config: the network.
-        batch: how many sequences.
-        dtype: the masks' dtype.
-
-    Returns:
-        For each layer what its outputs are multiplied by, `[batch, 1, H]`: 0, or 1 / (1 - dropout) for those that stay.
-
-    Example:
-        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3, layers=2, dropout=0.5)
-        >>> [mask.shape for mask in dropout_masks(jax.random.key(0), config, batch=2)]
-        [(2, 1, 8), (2, 1, 8)]
-    """
-    check_config(config)
-    keep, batch = 1 - config.dropout, whole_size("batch", batch)
-    shape = (config.layers, batch, 1, config.hidden_size)
-    return tuple(jax.random.bernoulli(prng_key("key", key), jnp.float32(keep), shape).astype(dtype) / keep)
+    return tuple(map(zeros, params.layers))
 
 
 def forward(
     params: ModelParams,
     xs: Array,
     config: LSTMConfig,
-    state: tuple[LSTMState, ...] | None = None,
+    state: tuple | None = None,
     lengths: Array | None = None,
     key: Array | None = None,
-) -> tuple[Array, tuple[LSTMState, ...]]:
+    resets: Array | None = None,
+) -> tuple[Array, tuple]:
     """Compute the scores of a batch of sequences: logits for "cross_entropy", the predicted values for "mse".
 
     Args:
         params: the network's parameters; their dtype decides, and `xs` and `state` are cast to it.
         xs: the inputs, `[batch, time, I]`; or class ids, integers `[batch, time]`, which stand for one-hot vectors.
         config: the network.
-        state: one `LSTMState` a layer, each array `[batch, H]`; zeros where None.
+        state: the state to go on from, an entry a layer, each array `[batch, H]`, or `[1, H]` for all sequences; zeros
+            where None, as it has to be for a network that reads in both directions.
         lengths: how many steps of each sequence are real, `[batch]` integers or one for all; less than none counts as
             none, and more than there are as all; all where None.
-        key: what `dropout_masks` are drawn with, for training; nothing is left out where None.
+        key: what `draw_masks` draws with, for training; nothing is left out where None.
+        resets: booleans `[batch, time]`, true where an episode starts, before which the state is zero; nowhere where
+            None.
 
     Returns:
-        The scores, `[batch, time, C]`, or `[batch, C]` at the last real step where `config.target` is "last"; and the
-        state after each sequence's last real step. A class id that the network does not know gives NaN.
+        The scores, `[batch, time, C]`, or `[batch, C]` where `config.target` is "last" or "mean"; and the state of each
+        layer after each sequence's last real step, of a backward direction after its first. A class id that the network
+        does not know gives NaN.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
@@ -344,76 +261,67 @@ def forward(
         >>> scores.shape, len(state)
         ((2, 7, 3), 1)
     """
-    return scores_of(*checked(params, xs, config, state, lengths, key), config=config)
+    return scores_of(*checked(params, xs, config, state, lengths, key, resets), config=config)
 
 
-def check_config(config: Any) -> None:
-    """Raise a TypeError unless this is an `LSTMConfig`."""
-    if not isinstance(config, LSTMConfig):
-        raise TypeError(f"config: expected an LSTMConfig, got {describe(config)}")
-
-
-def checked(params: Any, xs: Any, config: Any, state: Any, lengths: Any, key: Any) -> tuple:
+def checked(params: Any, xs: Any, config: Any, state: Any, lengths: Any, key: Any, resets: Any) -> tuple:
     """Return what `forward` takes, all but the configuration, as `scores_of` takes it, or raise an error."""
     check_config(config)
     params = alike("params", params, params_shapes(config))
     xs = inputs("xs", xs, config.input_size, batch=None, time=None)
-    batch = xs.shape[0]
-    state = _zeros(params, batch) if state is None else _checked_state(state, config, batch)
-    return params, xs, state, lengths_of(lengths, batch), None if key is None else prng_key("key", key)
-
-
-def _checked_state(state: Any, config: LSTMConfig, batch: Any) -> tuple[LSTMState, ...]:
-    array: Any = jax.ShapeDtypeStruct((batch, config.hidden_size), jnp.float32)
-    return alike("state", state, (LSTMState(array, array),) * config.layers, floats=False)
+    batch, time = xs.shape[:2]
+    if config.bidirectional and state is not None:
+        raise ValueError(
+            "state: expected None with bidirectional=True, since a backward direction has to read what comes after a "
+            f"piece before the piece, got {describe(state)}; the function stack takes a state to start from"
+        )
+    state = stack_state("state", state, config.cell, params.layers, batch)
+    key = None if key is None else prng_key("key", key)
+    return params, xs, state, lengths_of(lengths, batch), key, resets_of(resets, batch, time)
 
 
 @spread_by_xla((True, True))
 def scores_of(
     params: ModelParams,
     xs: Array,
-    state: tuple[LSTMState, ...],
+    state: tuple,
     lengths: Array | None,
     key: Array | None,
+    resets: Array | None = None,
     *,
     config: LSTMConfig,
-) -> tuple[Array, tuple[LSTMState, ...]]:
+) -> tuple[Array, tuple]:
     """Compute what `forward` does, of arguments that were checked."""
-    hs, states = xs, []
-    masks: tuple[Array | None, ...] = (None,) * config.layers
-    if key is not None and config.dropout > 0:
-        masks = dropout_masks(key, config, xs.shape[0], params.readout.weight.dtype)
-    for layer, layer_state, mask in zip(params.layers, state, masks, strict=True):
-        hs, layer_state = _run(layer, hs, layer_state, lengths, config)
-        hs = hs if mask is None else mask * hs
-        states.append(layer_state)
-    return read_out(params.readout, _last(hs, lengths) if config.target == "last" else hs), tuple(states)
+    masks = None
+    if key is not None and config.leaves_out:
+        masks = draw_masks(key, config, *xs.shape[:2], params.readout.weight.dtype)
+    hs, state = run_layers(
+        params.layers,
+        xs,
+        state,
+        lengths,
+        resets,
+        masks,
+        cell=config.cell,
+        residual=config.residual,
+        segment=config.segment,
+        zoneout=config.zoneout,
+    )
+    if config.target == "last":
+        hs = _last(hs, lengths, config.output_width // 2 if config.bidirectional else config.output_width)
+    elif config.target == "mean":
+        hs = _mean(hs, lengths)
+    return read_out(params.readout, hs), state
 
 
-def _run(
-    layer: LSTMParams, xs: Array, state: LSTMState, lengths: Array | None, config: LSTMConfig
-) -> tuple[Array, LSTMState]:
-    """Run one layer, at a width that 16 divides: 250 units as 256 take 0.93 of the time, 0.96 with the gradient.
-
-    With a single sequence, whose time goes into reading the weights, they would take longer.
-    """
-    extra = 0 if xs.shape[0] == 1 else -config.hidden_size % 16
-    if extra == 0:
-        return run(layer, xs, state, lengths, segment=config.segment)
-    wide = run(widen(layer, extra), xs, widen(state, extra), lengths, segment=config.segment)
-    return jax.tree.map(lambda array: array[..., : config.hidden_size], wide)
-
-
-def step(
-    params: ModelParams, x: Array, config: LSTMConfig, state: tuple[LSTMState, ...]
-) -> tuple[Array, tuple[LSTMState, ...]]:
+def step(params: ModelParams, x: Array, config: LSTMConfig, state: tuple) -> tuple[Array, tuple]:
     """Compute the scores after one more time step.
 
     Args:
         params: the network's parameters.
-        x: the inputs of the step, `[batch, I]`, or class ids `[batch]`.
-        config: the network.
-        state: one `LSTMState` a layer, each array `[batch, H]`.
+        x: the inputs of the step, `[batch, I]`, or class ids `[batch]`; or those of a single sequence, without batch.
+        config: the network, which reads forwards.
+        state: an entry a layer, each array `[batch, H]`; or `[H]`, as `zero_state(params, ())` gives it.
 
     Returns:
         The scores `[batch, C]` and the state after the step. A class id that the network does not know gives NaN.
@@ -429,43 +337,78 @@ def step(
         (2, 3)
     """
     check_config(config)
-    params, x = alike("params", params, params_shapes(config)), inputs("x", x, config.input_size, batch=None)
-    return next_scores(params, x, _checked_state(state, config, x.shape[0]))
+    check_reads_forwards(config, "config")
+    params = alike("params", params, params_shapes(config))
+    single = _is_single(state, config)
+    axes = {} if single else {"batch": None}
+    x = inputs("x", x, config.input_size, **axes)
+    batch = x.shape[: len(axes)]
+    expected = tuple(state_shapes(config.cell, layer, batch) for layer in params_shapes(config).layers)
+    return next_scores(params, x, alike("state", state, expected, floats=False), config=config)
+
+
+def _is_single(state: Any, config: LSTMConfig) -> bool:
+    """Whether a state has no batch axis."""
+    of_one = jax.eval_shape(config.cell.zero_state, params_shapes(config).layers[0])
+    leaves = jax.tree.leaves(state)
+    return bool(leaves) and jnp.ndim(leaves[0]) == len(jax.tree.leaves(of_one)[0].shape)
+
+
+def check_reads_forwards(config: LSTMConfig, name: str) -> None:
+    """Raise a ValueError unless a network can go on from where it stands."""
+    if config.bidirectional:
+        raise ValueError(
+            f"{name}: expected a network that reads forwards only, got bidirectional=True, whose backward direction has "
+            "to read first what comes later"
+        )
 
 
 @spread_by_xla((True, True))
-def next_scores(params: ModelParams, x: Array, state: tuple[LSTMState, ...]) -> tuple[Array, tuple[LSTMState, ...]]:
+def next_scores(params: ModelParams, x: Array, state: tuple, *, config: LSTMConfig) -> tuple[Array, tuple]:
     """Compute what `step` does, of arguments that were checked."""
-    return _next(params, [lambda layer=layer: layer for layer in params.layers], x, state)
+    h, state = _next(params, [lambda layer=layer: layer for layer in params.layers], config, x, state)
+    return read_out(params.readout, h), state
 
 
-def stepper(params: ModelParams) -> Callable[[Array, tuple[LSTMState, ...]], tuple[Array, tuple]]:
-    """Return `next_scores` of a network, `(x, state) -> (scores, state)`, its weights laid out for a loop of steps."""
-    weights = [forward_weights(layer, SEQUENCES_FIRST) for layer in params.layers]
-    return functools.partial(_next, params, weights)
+def stepper(params: ModelParams, config: LSTMConfig) -> Callable[[Array, tuple], tuple[Array, tuple]]:
+    """Return a function for a loop of steps, its weights laid out for that, `(x, state) -> (h, state)`.
+
+    Its outputs h are those of the top layer, which `read_out` makes scores of.
+    """
+    cell: Cell = config.cell  # type: ignore[assignment]
+    weights: list[Callable[[], Any]] = []
+    for layer, sizes in zip(params.layers, config.sizes, strict=True):
+        h = jax.eval_shape(cell.zero_state, layer).h
+        row, x = (jax.ShapeDtypeStruct(shape, h.dtype) for shape in ((1, *h.shape), (1, 1, sizes.inputs)))
+        fits = takes_forms(cell.linear, layer, row, x)
+        weights.append(forward_weights(layer, SEQUENCES_FIRST) if fits else lambda layer=layer: layer)
+    return functools.partial(_next, params, weights, config)
 
 
-def _next(params: ModelParams, weights: list, x: Array, state: tuple) -> tuple[Array, tuple[LSTMState, ...]]:
-    h, states = x if x.ndim == 1 else cast_like(params, x), []
-    for layer, laid_out, layer_state in zip(params.layers, weights, cast_like(params, state), strict=True):
-
-        def step(state: LSTMState, x: Array, layer: LSTMParams = layer, laid_out: Callable = laid_out) -> tuple:
-            return LSTM.gates(layer, LSTM.linear(laid_out(), state.h, x), state)
-
-        layer_state, h = jax.vmap(step)(layer_state, h)
-        states.append(layer_state)
-    return read_out(params.readout, h), tuple(states)
+def _next(params: ModelParams, weights: list, config: LSTMConfig, x: Array, state: tuple) -> tuple[Array, tuple]:
+    options: dict[str, Any] = {"cell": config.cell, "residual": config.residual, "zoneout": config.zoneout}
+    return advance(params.layers, weights, x, state, **options)
 
 
-def _last(hs: Array, lengths: Array | None) -> Array:
-    """Return each sequence's last real output, and zeros for one that has none."""
+def _last(hs: Array, lengths: Array | None, forward: int) -> Array:
+    """Return each sequence's outputs at its last real step, those behind the first `forward` at its first step, where a
+    backward direction has read everything; zeros for a sequence that has no step."""
     time = hs.shape[1]
     if time == 0:
         return jnp.zeros_like(hs, shape=(hs.shape[0], hs.shape[2]))
+    backward = hs[:, 0, forward:]
     if lengths is None:
-        return hs[:, -1]
+        return jnp.concatenate([hs[:, -1, :forward], backward], axis=1)
     steps = jnp.broadcast_to(jnp.clip(lengths.astype(jnp.int32) - 1, 0, time - 1), hs.shape[:1])
-    return jnp.take_along_axis(hs, steps[:, None, None], axis=1)[:, 0]
+    last = jnp.take_along_axis(hs[..., :forward], steps[:, None, None], axis=1)[:, 0]
+    return jnp.concatenate([last, backward], axis=1)
+
+
+def _mean(hs: Array, lengths: Array | None) -> Array:
+    """Return the mean of each sequence's outputs over its real steps, and zeros for one that has none."""
+    time = hs.shape[1]
+    steps = time if lengths is None else jnp.clip(lengths, 0, time).reshape(-1, 1)
+    return hs.sum(axis=1) / jnp.maximum(jnp.asarray(steps, hs.dtype), 1)  # past the length they are zero
 
 
 def read_out(readout: Readout, hs: Array) -> Array:

@@ -8,9 +8,10 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jlstm.config import LSTMConfig
 from jlstm.data import LEAST_STEPS, filled_up, rounded_up
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, split_batch, to_whole_devices
-from jlstm.model import LSTMConfig, ModelParams, forward, weights_of
+from jlstm.model import ModelParams, forward, weights_of
 
 __all__ = ["predict"]
 

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jlstm.cell import LSTMParams, LSTMState
-from jlstm.model import LSTMConfig, ModelParams, Readout
+from jlstm.cells.lstm import LSTMParams, LSTMState
+from jlstm.config import LSTMConfig
+from jlstm.model import ModelParams, Readout
 
 __all__ = ["forward", "loss_and_grad"]
 

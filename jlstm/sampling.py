@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
+from jlstm.config import LSTMConfig
 from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.model import LSTMConfig, ModelParams, params_shapes, read_out, stepper, weights_of, zero_state
+from jlstm.model import ModelParams, params_shapes, read_out, stepper, weights_of, zero_state
 
 __all__ = ["generate", "stream"]
 
@@ -181,7 +182,7 @@ def _pieces(
     rows = len(prompts)
     mesh = mesh_for(rows, weights_of(params))
     width = to_whole_devices(rows, mesh)
-    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, width), mesh)
+    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, width, cell=config.cell), mesh)
     for start in range(0, prompts.shape[1], READ):
         ids = filled_up(prompts[:, start : start + READ], width, READ)
         real = np.clip(counts - start, 0, READ).astype(np.int32)
@@ -217,16 +218,20 @@ def _read(
     """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length."""
 
     def read(params: ModelParams, ids: Array, state: Any, counts: Array) -> tuple[Array, Any]:
-        step = stepper(params)
+        step = stepper(params, config)
 
-        def body(t: Array, state: Any) -> Any:
-            _, after = step(inputs_of(ids[:, t], config), state)
+        def body(t: Array, carry: tuple) -> tuple:
+            after = step(inputs_of(ids[:, t], config), carry[1])
             if counts.ndim == 0:
                 return after
-            return jax.tree.map(lambda new, old: jnp.where(t < counts[:, None], new, old), after, state)
+            return jax.tree.map(lambda new, old: jnp.where(reads(t, new), new, old), after, carry)
 
-        state = lax.fori_loop(0, counts.max(), body, state)
-        return read_out(params.readout, state[-1].h), state
+        def reads(t: Array, like: Array) -> Array:
+            return (t < counts).reshape(-1, *[1] * (like.ndim - 1))
+
+        h = jnp.zeros_like(jax.eval_shape(step, inputs_of(ids[:, 0], config), state)[0])
+        h, state = lax.fori_loop(0, counts.max(), body, (h, state))
+        return read_out(params.readout, h), state
 
     split = P(AXIS)
     in_specs = P(), split, split, split if counts.ndim else P()
@@ -262,13 +267,13 @@ def _write(
     def write(
         params: ModelParams, scores: Array, state: Any, noise: Array, steps: tuple, choice: _Choice
     ) -> tuple[Array, Array, Any]:
-        step = stepper(params)
+        step = stepper(params, config)
 
         def body(t: Array, carry: tuple) -> tuple:
             ids, scores, state = carry
             drawn = _draw(scores, noise[t], choice).astype(jnp.int32)
-            scores, state = step(inputs_of(drawn, config), state)
-            return ids.at[t].set(drawn), scores, state
+            h, state = step(inputs_of(drawn, config), state)
+            return ids.at[t].set(drawn), read_out(params.readout, h), state
 
         return lax.fori_loop(steps[0], steps[1], body, (jnp.zeros_like(noise[..., 0], jnp.int32), scores, state))
 

@@ -13,8 +13,8 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.cell import LSTMState
 from jlstm.checks import alike, describe, prng_key
+from jlstm.config import LSTMConfig, check_config
 from jlstm.data import (
     Batch,
     Data,
@@ -32,7 +32,7 @@ from jlstm.data import (
 )
 from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
-from jlstm.model import LSTMConfig, ModelParams, check_config, params_shapes, weights_of, zero_state
+from jlstm.model import ModelParams, params_shapes, weights_of, zero_state
 from jlstm.optimizers import (
     IDLE,
     Optimizer,
@@ -70,7 +70,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     key: Array
     step: Array
-    memory: tuple[LSTMState, ...] | None = None
+    memory: tuple | None = None
 
 
 class Trainer(NamedTuple):
@@ -239,7 +239,7 @@ def fit(
         rngs = [_rng(state.key, state.step, k) for k in range(len(parts) + 1)]
         orders = [replicate(_draw_order(rng, part), mesh) for rng, part in zip(rngs, parts, strict=False)]
         if isinstance(data, Streams):
-            state = state._replace(memory=scatter(zero_state(state.params, parts[0].width), mesh))
+            state = state._replace(memory=scatter(zero_state(state.params, parts[0].width, cell=config.cell), mesh))
         total, done = replicate(_zero(), mesh), 0
         for k, start, end in _runs(rngs[-1], parts):
             while start < end:

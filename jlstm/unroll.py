@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jlstm.cell import LSTM, Cell, cast_like, state_shapes, zero_states
-from jlstm.checks import alike, array, describe, inputs, lengths_of, whole_number, written
+from jlstm.cells import LSTM, Cell
+from jlstm.cells.cell import cast_like, state_shapes, zero_states
+from jlstm.checks import alike, array, describe, inputs, lengths_of, resets_of, switch, whole_number, written
 from jlstm.devices import spread_by_xla
 from jlstm.layouts import (
     backward_weights,
@@ -23,7 +24,7 @@ from jlstm.layouts import (
     unlaid,
 )
 
-__all__ = ["run", "unroll"]
+__all__ = ["activations", "batch_of_states", "next_state", "run", "unroll"]
 
 
 def unroll(
@@ -31,10 +32,12 @@ def unroll(
     xs: Array,
     state: Any = None,
     *,
-    cell: Cell | Callable[[Any, Any, Any], tuple[Any, Array]] = LSTM,
+    cell: Cell | Callable[[Any, Any, Any], tuple[Any, Any]] = LSTM,
     lengths: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
     segment: int | None = None,
-) -> tuple[Array, Any]:
+) -> tuple[Any, Any]:
     """Run a cell over a batch of sequences.
 
     A long sequence in pieces, each given the state that the piece before it left, gives what it gives whole.
@@ -43,82 +46,217 @@ def unroll(
         params: the cell's parameters; their dtype decides, and `xs` and `state` are cast to it.
         xs: the inputs, `[batch, time, features]`; or class ids, integers `[batch, time]`, which stand for one-hot
             vectors.
-        state: the state before the first step, each array `[batch, ...]`; zeros where None.
+        state: the state before the first step, each array `[batch, ...]`, or `[1, ...]` for all sequences; that of
+            `zero_state` where None.
         cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
-            `(params, state, x) -> (state, h)`, for which a state must be given.
+            `(params, state, x) -> (state, h)` of a batch, for which a state must be given.
         lengths: how many steps of each sequence are real, `[batch]` integers, or one integer for all of them; less than
             none counts as none, and more than there are as all; all steps where None.
+        resets: booleans `[batch, time]`, true where an episode starts: there the state is that of `zero_state` before
+            the step (of a plain function, zeros); nowhere where None.
+        reverse: whether to read each sequence backwards, from its last real step to its first; an episode ends then
+            where it starts else.
         segment: for a `Cell`, keep only the state between segments of so many steps and run each segment again for the
             gradient (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); keep all steps where None, or
             where time is symbolic.
 
     Returns:
-        The outputs `[batch, time, H]`, zero past a sequence's length, and the state after each one's last real step.
+        The outputs `[batch, time, H]`, each at the step that it belongs to and zero past a sequence's length, and the
+        state after the step that was read last. The outputs of a plain function are any pytree of such arrays.
 
     Raises:
         TypeError, ValueError: an argument does not fit, or `cell` is a plain function and `state` is None; the message
             names it.
 
     Example:
-        >>> from jlstm.cell import init_lstm
-        >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> params = LSTM.init(jax.random.key(0), input_size=3, hidden_size=5)
         >>> hs, state = unroll(params, jnp.ones((2, 7, 3)), lengths=jnp.array([7, 4]))
         >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
         ((2, 7, 5), (2, 5), 0.0)
     """
+    params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
+    segment = None if segment is None else whole_number("segment", segment, least=1)
+    return run(params, xs, state, lengths, resets, cell=cell, segment=segment, reverse=switch("reverse", reverse))
+
+
+def activations(
+    params: Any,
+    xs: Array,
+    state: Any = None,
+    *,
+    cell: Cell = LSTM,
+    lengths: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+) -> dict[str, Array]:
+    """Return what each gate and each part of the state of a layer is at each step, by the cell's own code.
+
+    Args:
+        params, xs, state, lengths, resets, reverse: as for `unroll`.
+        cell: a `Cell`; of one that names no activations, there is the state alone.
+
+    Returns:
+        By name, arrays `[batch, time, H]`, zero past a sequence's length: the gates at the step and the state after it,
+        for the LSTM `i`, `f`, `g`, `o`, `h` and `c`. They can be differentiated, as they can be taught.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
+
+    Example:
+        >>> params = LSTM.init(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> seen = activations(params, jnp.ones((2, 7, 3)))
+        >>> sorted(seen), seen["f"].shape
+        (['c', 'f', 'g', 'h', 'i', 'o'], (2, 7, 5))
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected a Cell, got {describe(cell)}")
+    params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
+
+    def step(params: Any, state: Any, x: Any) -> tuple[Any, dict[str, Array]]:
+        z = cell.linear(params, state.h, x)
+        named = {} if cell.activations is None else cell.activations(params, z, state)._asdict()
+        state, _ = cell.gates(params, z, state)
+        return state, named | state._asdict()
+
+    of_batch, zeros = jax.vmap(step, in_axes=(None, 0, 0)), cell.zero_state(params)
+    seen, _ = _run_plain(of_batch, params, xs, state, lengths, resets, zeros, reverse=switch("reverse", reverse))
+    return seen
+
+
+def _checked(params: Any, xs: Any, state: Any, cell: Any, lengths: Any, resets: Any) -> tuple:
+    if not isinstance(cell, Cell) and not callable(cell):
+        raise TypeError(f"cell: expected a Cell or a function (params, state, x) -> (state, h), got {describe(cell)}")
     features = cell.check("params", params) if isinstance(cell, Cell) else None
     if features is not None:
         xs = inputs("xs", xs, features, batch=None, time=None)
     elif (xs := array("xs", xs)).ndim < 2:
         raise ValueError(f"xs: expected {written({'batch': None, 'time': None, '...': None})}, got {describe(xs)}")
+    batch, time = xs.shape[:2]
     if isinstance(cell, Cell):
         params = jax.tree.map(jnp.asarray, params)
-    batch = xs.shape[0]
-    state, lengths = _first_state(cell, params, state, batch), lengths_of(lengths, batch)
-    segment = None if segment is None else whole_number("segment", segment, least=1)
-    return run(params, xs, state, lengths, cell=cell, segment=segment)
+        state = batch_of_states("state", state, cell, params, batch)
+    else:
+        _check_plain(state, batch)
+    return params, xs, state, lengths_of(lengths, batch), resets_of(resets, batch, time)
 
 
-def _first_state(cell: Any, params: Any, state: Any, batch: int) -> Any:
-    if isinstance(cell, Cell):
-        if state is None:
-            return zero_states(cell, params, (batch,))
-        return alike("state", state, state_shapes(cell, params, (batch,)), floats=False)
-    if not callable(cell):
-        raise TypeError(f"cell: expected a Cell or a function (params, state, x) -> (state, h), got {describe(cell)}")
+def batch_of_states(name: str, state: Any, cell: Cell, params: Any, batch: Any) -> Any:
+    """Return the argument `name`, a cell's state, for each sequence of a batch; one of `[1, ...]` stands for all."""
+    if state is None:
+        return zero_states(cell, params, (batch,))
+    leaves = jax.tree.leaves(state)
+    one_for_all = bool(leaves) and all(jnp.shape(leaf)[:1] == (1,) for leaf in leaves if hasattr(leaf, "shape"))
+    state = alike(name, state, state_shapes(cell, params, (1 if one_for_all else batch,)), floats=False)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), state) if one_for_all else state
+
+
+def _check_plain(state: Any, batch: Any) -> None:
     if state is None:
         raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
     for path, leaf in jax.tree.leaves_with_path(state):
         name = f"state{jax.tree_util.keystr(path)}"
         if array(name, leaf).shape[:1] not in ((batch,), ()):
             raise ValueError(f"{name}: expected {written({'batch': batch, '...': None})}, got {describe(leaf)}")
-    return state
 
 
 @spread_by_xla((True, True))
 def run(
-    params: Any, xs: Array, state: Any, lengths: Array | None, *, cell: Cell | Callable = LSTM, segment: int | None
-) -> tuple[Array, Any]:
-    """Run a cell as `unroll` does, over arguments that were checked, from a state."""
-    steps: Any = jnp.swapaxes(xs if xs.ndim == 2 else cast_like(params, xs), 0, 1)
-    state, real = cast_like(params, state), None
-    if lengths is not None and steps.shape[0] != 0:
-        real = jnp.arange(steps.shape[0], dtype=jnp.int32)[:, None] < lengths.reshape(1, -1)
-        real = jnp.broadcast_to(real, steps.shape[:2])
-        steps = jnp.where(real.reshape(*real.shape, *[1] * (steps.ndim - 2)), steps, 0)
-        real = cast_like(params, real)
-    uniform = lengths is None or lengths.ndim == 0
+    params: Any,
+    xs: Array,
+    state: Any,
+    lengths: Array | None,
+    resets: Array | None = None,
+    recurrent: Array | None = None,
+    kept: Any = None,
+    *,
+    cell: Cell | Callable = LSTM,
+    segment: int | None = None,
+    reverse: bool = False,
+    zoneout: float = 0.0,
+) -> tuple[Any, Any]:
+    """Run a cell as `unroll` does, over arguments that were checked, from a state.
+
+    Args:
+        params, xs, state, lengths, resets, cell, segment, reverse: as for `unroll`.
+        recurrent: what the hidden state is multiplied by where the products read it, `[batch, H]`; nothing where None.
+        kept: like the state, booleans `[batch, time, ...]`, true where a unit keeps its old state at a step.
+        zoneout: the share of units that do on average, where `kept` is None.
+
+    Returns:
+        What `unroll` does.
+    """
     if not isinstance(cell, Cell):
-        step, given = (cell, steps) if real is None else (_held_step(cell), (steps, real))
-        hs, state = _plain_scan(functools.partial(step, params), _as_stepped(step, params, state, given), given)
-        return jnp.swapaxes(hs, 0, 1), state
-    step = jax.vmap(cell.step, in_axes=(None, 0, 0))
-    state = _as_stepped(step, params, state, steps)
+        return _run_plain(cell, params, xs, state, lengths, resets, reverse=reverse)
+    xs, real, fresh = _steps(params, xs, lengths, resets, reverse)
+    steps = _Steps(xs, None if real is None else cast_like(params, real), fresh, _in_time(kept, reverse))
+    state = _as_stepped(jax.vmap(cell.step, in_axes=(None, 0, 0)), params, cast_like(params, state), xs)
+    stepped = _Stepped(cell, zoneout, uniform=lengths is None or lengths.ndim == 0)
     if segment is None:
-        hs, state = _scan(cell, uniform, params, state, (steps, real))
+        hs, state = _scan(stepped, params, state, steps, recurrent)
     else:
-        hs, state = _scan_segments(cell, uniform, params, state, (steps, real), segment)
-    return jnp.swapaxes(hs, 0, 1), state
+        hs, state = _scan_segments(stepped, params, state, steps, recurrent, segment)
+    return _in_time(hs, reverse), state
+
+
+def _run_plain(
+    step: Callable,
+    params: Any,
+    xs: Array,
+    state: Any,
+    lengths: Array | None,
+    resets: Array | None,
+    zeros: Any = None,
+    *,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """Run a plain function of a batch; at a reset the state is `zeros`, or of zeros where that is None."""
+    steps = _steps(params, xs, lengths, resets, reverse)
+    state = cast_like(params, state)
+    zeros = jax.tree.map(jnp.zeros_like, state) if zeros is None else zeros
+
+    def body(state: Any, given: tuple) -> tuple[Any, Any]:
+        x, real, fresh = given
+        after, h = step(params, state if fresh is None else _where(fresh, zeros, state), x)
+        if real is None:
+            return after, h
+        return _where(real, after, state), _where(real, h, jax.tree.map(jnp.zeros_like, h))
+
+    state, hs = lax.scan(body, _as_stepped(lambda _, *given: body(*given), params, state, steps), steps)
+    return _in_time(hs, reverse), state
+
+
+def _steps(
+    params: Any, xs: Array, lengths: Array | None, resets: Array | None, reverse: bool
+) -> tuple[Array, Array | None, Array | None]:
+    """Return the inputs, which steps are real, and before which the state is zero: `[time, batch, ...]`, in the order
+    in which they are read."""
+    xs, resets = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (xs, resets))
+    xs, real = xs if xs.ndim == 2 else cast_like(params, xs), None
+    if lengths is not None and xs.shape[0] != 0:
+        real = jnp.arange(xs.shape[0], dtype=jnp.int32)[:, None] < lengths.reshape(1, -1)
+        real = jnp.broadcast_to(real, xs.shape[:2])
+        xs = _where(real, xs, jnp.zeros_like(xs))
+    if resets is not None:
+        resets = resets if real is None else resets & real
+        if reverse:  # an episode is left before the step that is read after its first
+            resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+    return jax.tree.map(lambda array: jnp.flip(array, 0), (xs, real, resets)) if reverse else (xs, real, resets)
+
+
+def _in_time(tree: Any, reverse: bool) -> Any:
+    """Return arrays `[time, batch, ...]` of steps in the order they are read as `[batch, time, ...]`, or the other way."""
+    return jax.tree.map(lambda array: jnp.swapaxes(jnp.flip(array, 0) if reverse else array, 0, 1), tree)
+
+
+def _where(condition: Array, new: Any, old: Any) -> Any:
+    """Return the new arrays `[batch, ...]` where the condition `[batch]` holds, and the old ones elsewhere."""
+
+    def choose(new: Any, old: Any) -> Array:
+        if jnp.ndim(old) < condition.ndim:  # a number for the whole batch
+            return jnp.where(condition.any(), new, old)
+        return jnp.where(condition.reshape(condition.shape + (1,) * (jnp.ndim(old) - condition.ndim)), new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def _as_stepped(step: Callable, params: Any, state: Any, xs: Any) -> Any:
@@ -133,17 +271,78 @@ def _as_stepped(step: Callable, params: Any, state: Any, xs: Any) -> Any:
 
 
 def _stepped_shapes(step: Callable, params: Any, state: Any, xs: Any) -> tuple[Any, Any]:
-    x = jax.eval_shape(lambda xs: jax.tree.map(lambda array: array.sum(axis=0, dtype=array.dtype), xs), xs)
+    def first(array: Array) -> Array:  # of no steps too
+        return array.any(axis=0) if array.dtype == bool else array.sum(axis=0, dtype=array.dtype)
+
+    x = jax.eval_shape(lambda xs: jax.tree.map(first, xs), xs)
     return jax.eval_shape(step, params, state, x)
 
 
-def _plain_scan(step: Callable, state: Any, xs: Any) -> tuple[Array, Any]:
-    state, hs = lax.scan(step, state, xs)
-    return hs, state
+class _Steps(NamedTuple):
+    """What is given for each step, arrays `[time, batch, ...]`; nothing where None.
+
+    Attributes:
+        x: the input.
+        real: 1 where the step is, and 0 for padding, after which the state is as it was and the output zero.
+        fresh: true where the state is zero before the step.
+        kept: like the state, true where a unit keeps its old one.
+    """
+
+    x: Any
+    real: Array | None
+    fresh: Array | None
+    kept: Any
 
 
-def _first_steps(step: Callable, state: Any, xs: Any, steps: Array) -> tuple[Array, Any]:
-    """Scan the first `steps` steps only, so that one compiled shape serves shorter sequences in shorter time."""
+class _Stepped(NamedTuple):
+    """A cell as it is scanned.
+
+    Attributes:
+        cell: the cell.
+        zoneout: the share of its units that keep their old state, on average, where it is not known which.
+        uniform: whether all sequences have equally many real steps.
+    """
+
+    cell: Cell
+    zoneout: float
+    uniform: bool
+
+    def read(self, params: Any, h: Array, fresh: Array | None, recurrent: Array | None) -> Array:
+        """Return the hidden state as the products read it."""
+        h = h if fresh is None else _where(fresh, self.cell.zero_state(params).h, h)
+        return h if recurrent is None else recurrent * h
+
+    def gates(self, params: Any, z: Any, state: Any, given: _Steps) -> tuple[Any, Any]:
+        """Return the state after a step and the output, None where that is the hidden state."""
+        entered = state if given.fresh is None else _where(given.fresh, self.cell.zero_state(params), state)
+        after, h = self.cell.gates(params, z, entered)
+        h = None if h is after.h else h  # what is the hidden state is kept once
+        if given.kept is not None:
+            after = jax.tree.map(jnp.where, given.kept, entered, after)
+        elif self.zoneout:
+            after = jax.tree.map(lambda old, new: self.zoneout * old + (1 - self.zoneout) * new, entered, after)
+        if given.real is None:
+            return after, h
+        h = after.h if h is None else h
+        return _where(given.real > 0, after, state), _where(given.real > 0, h, jnp.zeros_like(h))
+
+
+def next_state(cell: Cell, zoneout: float, params: Any, weights: Any, state: Any, x: Any) -> tuple[Any, Any]:
+    """Take one step of one sequence as `run` does: the state after it, and the output.
+
+    Args:
+        cell, zoneout, params: as for `run`.
+        weights: the parameters as `forward_weights` lays them out for products.
+        state, x: of one sequence, without batch and time.
+    """
+    z = cell.linear(weights, state.h, x)
+    state, h = _Stepped(cell, zoneout, uniform=True).gates(params, z, state, _Steps(x, None, None, None))
+    return state, state.h if h is None else h
+
+
+def _first_steps(step: Callable, state: Any, xs: Any, start: Array, end: Array) -> tuple[Array, Any]:
+    """Scan the steps from `start` to before `end` only, so that one compiled shape serves shorter sequences in shorter
+    time."""
 
     def body(t: Array, carry: tuple) -> tuple:
         state, hs = carry
@@ -155,95 +354,95 @@ def _first_steps(step: Callable, state: Any, xs: Any, steps: Array) -> tuple[Arr
 
     time = jax.tree.leaves(xs)[0].shape[0]
     _, h = _stepped_shapes(lambda _, state, x: step(state, x), None, state, xs)
-    state, hs = lax.fori_loop(0, steps, body, (state, jnp.broadcast_to(jnp.zeros_like(h), (time, *h.shape))))
+    state, hs = lax.fori_loop(start, end, body, (state, jnp.broadcast_to(jnp.zeros_like(h), (time, *h.shape))))
     return hs, state
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _scan(cell: Cell, uniform: bool, params: Any, state: Any, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
-    """Scan inputs `(xs, real)`, arrays `[time, batch, ...]`.
-
-    `real` is 1 for the real steps, `[time, batch]`, or None where all are real; `uniform` is whether all sequences have
-    equally many.
-    """
-    batch, *hidden = state.h.shape
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _scan(stepped: _Stepped, params: Any, state: Any, steps: _Steps, recurrent: Array | None) -> tuple[Array, Any]:
+    """Scan steps; `recurrent` is what the hidden state is multiplied by before each product, `[batch, H]`."""
+    cell, (batch, *hidden) = stepped.cell, state.h.shape
     axis = batch_axis(batch, hidden)
-    fits = takes_forms(cell.linear, params, state.h, inputs[0])
-    weights = forward_weights(params, axis, jax.tree.leaves(inputs)[0].shape[0]) if fits else lambda: params
-    state, (xs, real) = laid(state, axis), laid(inputs, axis, batch=1)
-    if real is not None and not uniform:
-        cell, xs = _held(cell), (xs, real)
+    fits = takes_forms(cell.linear, params, state.h, steps.x)
+    weights = forward_weights(params, axis, jax.tree.leaves(steps.x)[0].shape[0]) if fits else lambda: params
+    (state, recurrent), real = laid((state, recurrent), axis), steps.real
+    given = laid(steps._replace(real=None) if stepped.uniform else steps, axis, batch=1)
 
-    def step(state: Any, x: Any) -> tuple[Any, Array]:
-        z = mapped(functools.partial(cell.linear, weights()), axis)(state.h, x)
-        state, h = pinned(mapped(functools.partial(cell.gates, params), axis)(z, state), axis)
-        return state, unlaid(h, axis, batch)
+    def step(state: Any, given: _Steps) -> tuple[Any, Array]:
+        def linear(h: Array, given: _Steps, recurrent: Array | None) -> Any:
+            return cell.linear(weights(), stepped.read(params, h, given.fresh, recurrent), given.x)
+
+        z = mapped(linear, axis)(state.h, given, recurrent)
+        state, h = pinned(mapped(functools.partial(stepped.gates, params), axis)(z, state, given), axis)
+        return state, unlaid(state.h if h is None else h, axis, batch)
 
     if real is None:
-        hs, state = _plain_scan(step, state, xs)
+        state, hs = lax.scan(step, state, given)
     else:  # where the lengths are uniform, all that the loop comes to is real
-        hs, state = _first_steps(step, state, xs, jnp.count_nonzero(real if axis is None else real.any(axis=-1)))
+        any_real = real.any(axis=1)
+        start = jnp.argmax(any_real)
+        hs, state = _first_steps(step, state, given, start, start + jnp.count_nonzero(any_real))
     return hs, unlaid(state, axis, batch)
 
 
 @_scan.defjvp
-def _scan_jvp(cell: Cell, uniform: bool, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+def _scan_jvp(stepped: _Stepped, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """Differentiate the scan with the weights' tangents hoisted out of the loop.
 
     A tangent of the pre-activations has two sources: the weights and inputs, known for all steps at once since the
     hidden states are by then, and the tangent of the hidden state, which the second scan carries. JAX transposes both;
-    the gradient of the weights, which a plain scan adds up step by step, becomes one large product.
+    the gradient of the weights, which a plain scan adds up step by step, becomes one large product. Masks have no
+    tangents.
     """
-    params, first, xs = primals
-    d_params, d_first, d_xs = tangents
-    if xs[1] is None:
-        xs, d_xs = xs[0], d_xs[0]
-    else:
-        cell = _held(cell)
-    batch, *hidden = first.h.shape
+    params, first, steps, recurrent = primals
+    d_params, d_first, d_steps, _ = tangents
+    cell, (batch, *hidden) = stepped.cell, first.h.shape
     axis = batch_axis(batch, hidden)
-    fits = takes_forms(cell.linear, params, first.h, xs)
-    weights = forward_weights(params, axis, jax.tree.leaves(xs)[0].shape[0]) if fits else lambda: params
+    fits = takes_forms(cell.linear, params, first.h, steps.x)
+    weights = forward_weights(params, axis, jax.tree.leaves(steps.x)[0].shape[0]) if fits else lambda: params
+    given, mask = laid(steps, axis, batch=1), laid(recurrent, axis)
 
-    def linear(params: Any) -> Callable:
-        return mapped(functools.partial(cell.linear, params), axis)
+    def linear(params_laid: Any, h: Array, given: _Steps) -> Any:
+        def of_one(h: Array, given: _Steps, mask: Array | None) -> Any:
+            return cell.linear(params_laid, stepped.read(params, h, given.fresh, mask), given.x)
 
-    def gates(params: Any, z: Any, state: Any) -> tuple[Any, Array | None]:
-        def of_one(z: Any, state: Any) -> tuple[Any, Array | None]:
-            state, h = cell.gates(params, z, state)
-            return state, None if h is state.h else h  # what is the hidden state is kept once
+        return mapped(of_one, axis)(h, given, mask)
 
-        return pinned(mapped(of_one, axis)(z, state), axis)
+    def gates(params: Any, z: Any, state: Any, given: _Steps) -> tuple[Any, Array | None]:
+        return pinned(mapped(functools.partial(stepped.gates, params), axis)(z, state, given), axis)
 
-    def step(state: Any, x: Any) -> tuple[Any, tuple]:
-        z = linear(weights())(state.h, x)
-        state, h = gates(params, z, state)
+    def step(state: Any, given: _Steps) -> tuple[Any, tuple]:
+        z = linear(weights(), state.h, given)
+        state, h = gates(params, z, state, given)
         return state, (*unlaid((state.h, h), axis, batch), z, state)
 
-    start, steps = laid(first, axis), laid(xs, axis, batch=1)
-    last, (hidden_states, hs, zs, after) = lax.scan(step, start, steps)
+    start = laid(first, axis)
+    last, (hidden_states, hs, zs, after) = lax.scan(step, start, given)
     before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states])[:-1], start, after)
     hs_before = jnp.concatenate([first.h[None], hidden_states])[:-1]
+    of_step = jax.vmap(functools.partial(stepped.read, params))
+    hs_read = jax.vmap(of_step, in_axes=(0, 0, None))(hs_before, steps.fresh, recurrent)
 
     # Time and batch as one axis: with two, XLA transposes whole arrays in the gradient.
-    hs_before, xs_of_all = _merge((hs_before, xs))
+    hs_of_all, xs_of_all = _merge((hs_read, steps.x))
     linear_all = cell.linear_all or jax.vmap(cell.linear, in_axes=(None, 0, 0))
-    _, d_zs_weights = jax.jvp(lambda params: linear_all(params, hs_before, xs_of_all), (params,), (d_params,))
+    _, d_zs_weights = jax.jvp(lambda params: linear_all(params, hs_of_all, xs_of_all), (params,), (d_params,))
     linear_of_all = jax.vmap(functools.partial(cell.linear, turned(params) if fits else params))
-    _, d_zs_inputs = jax.jvp(lambda xs: linear_of_all(hs_before, xs), (xs_of_all,), (_merge(d_xs),))
+    _, d_zs_inputs = jax.jvp(lambda xs: linear_of_all(hs_of_all, xs), (xs_of_all,), (_merge(d_steps.x),))
     d_zs = jax.tree.map(lambda w, x: (w + x).reshape(*hidden_states.shape[:2], *x.shape[1:]), d_zs_weights, d_zs_inputs)
     back_weights = backward_weights(params, axis) if fits else lambda: params
 
     # Saving only z and the states is faster than reading activations back: 17 against 26 ms at B=64, T=100, H=128.
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     def d_step(d_state: Any, inputs: tuple) -> tuple[Any, Array]:
-        x, z, d_z_outer, state = inputs
-        _, d_z_inner = jax.jvp(lambda h: linear(back_weights())(h, x), (state.h,), (d_state.h,))
+        given, z, d_z_outer, state = inputs
+        _, d_z_inner = jax.jvp(lambda h: linear(back_weights(), h, given), (state.h,), (d_state.h,))
         d_z = jax.tree.map(jnp.add, laid(d_z_outer, axis), d_z_inner)
-        _, (d_state, d_h) = jax.jvp(gates, (params, z, state), (d_params, d_z, d_state))
+        at = functools.partial(gates, given=given)
+        _, (d_state, d_h) = jax.jvp(at, (params, z, state), (d_params, d_z, d_state))
         return d_state, unlaid(d_state.h if d_h is None else d_h, axis, batch)
 
-    d_last, d_hs = lax.scan(d_step, laid(d_first, axis), (steps, zs, d_zs, before))
+    d_last, d_hs = lax.scan(d_step, laid(d_first, axis), (given, zs, d_zs, before))
     hs = hidden_states if hs is None else hs
     return (hs, unlaid(last, axis, batch)), (d_hs, unlaid(d_last, axis, batch))
 
@@ -252,59 +451,21 @@ def _merge(steps: Any) -> Any:
     return jax.tree.map(lambda array: array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), steps)
 
 
-def _scan_segments(cell: Cell, uniform: bool, params: Any, state: Any, xs: Any, segment: int) -> tuple[Array, Any]:
+def _scan_segments(
+    stepped: _Stepped, params: Any, state: Any, steps: _Steps, recurrent: Array | None, segment: int
+) -> tuple[Array, Any]:
     @jax.checkpoint
-    def scan(state: Any, xs: Any) -> tuple[Any, Array]:
-        hs, state = _scan(cell, uniform, params, state, xs)
+    def scan(state: Any, steps: _Steps) -> tuple[Any, Array]:
+        hs, state = _scan(stepped, params, state, steps, recurrent)
         return state, hs
 
-    time = jax.tree.leaves(xs)[0].shape[0]
+    time = jax.tree.leaves(steps)[0].shape[0]
     if not isinstance(time, int) or time <= segment:  # a symbolic time can't be cut
-        state, hs = scan(state, xs)
+        state, hs = scan(state, steps)
         return hs, state
     odd = time % segment or segment
-    state, first = scan(state, jax.tree.map(lambda array: array[:odd], xs))
+    state, first = scan(state, jax.tree.map(lambda array: array[:odd], steps))
     cut = (time - odd) // segment, segment
-    segments = jax.tree.map(lambda array: array[odd:].reshape(*cut, *array.shape[1:]), xs)
+    segments = jax.tree.map(lambda array: array[odd:].reshape(*cut, *array.shape[1:]), steps)
     state, others = lax.scan(scan, state, segments)
     return jnp.concatenate([first, _merge(others)]), state
-
-
-@functools.cache
-def _held(cell: Cell) -> Cell:
-    """Return `cell` for inputs `(x, real)`: where `real` is 0 the state stays as it was and the output is zero."""
-
-    def linear(params: Any, h: Array, inputs: tuple) -> tuple:
-        x, real = inputs
-        return cell.linear(params, h, x), real
-
-    def linear_all(params: Any, hs: Array, inputs: tuple) -> tuple:
-        xs, real = inputs
-        return cell.linear_all(params, hs, xs), real  # type: ignore[misc]
-
-    def gates(params: Any, inputs: tuple, state: Any) -> tuple[Any, Array]:
-        z, real = inputs
-        return _hold(real, cell.gates(params, z, state), state)
-
-    return Cell(linear, gates, cell.zero_state, linear_all if cell.linear_all else None)
-
-
-def _held_step(step: Callable) -> Callable:
-    """Return the plain function `step` for inputs `(x, real)`, as `_held` does a cell."""
-
-    def held(params: Any, state: Any, inputs: tuple) -> tuple[Any, Array]:
-        x, real = inputs
-        return _hold(real, step(params, state, x), state)
-
-    return held
-
-
-def _hold(real: Array, stepped: tuple[Any, Array], state: Any) -> tuple[Any, Array]:
-    new, h = stepped
-
-    def held(after: Array, before: Any) -> Array:
-        if after.ndim < real.ndim:  # a number for the whole batch
-            return jnp.where((real > 0).any(), after, before)
-        return jnp.where((real > 0).reshape(real.shape + (1,) * (after.ndim - real.ndim)), after, before)
-
-    return jax.tree.map(held, new, state), held(h, jnp.zeros_like(h))

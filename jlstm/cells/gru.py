@@ -1,0 +1,110 @@
+"""The gated recurrent unit in cuDNN's form, in which the reset gate works on the product:
+
+    a  = W_ih x + b
+    u  = W_hh h
+    r  = σ(a_r + u_r)                      the reset gate
+    z  = σ(a_z + u_z)                      the update gate, which keeps the old state
+    n  = tanh(a_n + r ⊙ (u_n + b_hn))      the candidate
+    h' = (1 - z) ⊙ n + z ⊙ h
+
+Sources: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
+2014, whose own form is `gru_before`; this one is torch's, and Keras's with `reset_after=True`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jlstm.cells.activations import SIGMOID, activate
+from jlstm.cells.cell import Cell, Sizes
+from jlstm.cells.initializers import biases, constants, input_weights, orthogonal
+from jlstm.cells.products import times, times_all
+
+__all__ = ["GRU", "GRUGates", "GRUParams", "GRUState", "zero_state"]
+
+
+class GRUParams(NamedTuple):
+    """The parameters of one layer, the gates in the order reset, update (z), candidate (n).
+
+    Attributes:
+        weight_ih: `[3H, I]`.
+        weight_hh: `[3H, H]`.
+        bias: `[3H]`.
+        bias_hn: the bias within the reset product, `[H]`.
+    """
+
+    weight_ih: Array
+    weight_hh: Array
+    bias: Array
+    bias_hn: Array
+
+
+class GRUState(NamedTuple):
+    """What one layer remembers between two time steps.
+
+    Attributes:
+        h: the hidden state, `[..., H]`.
+    """
+
+    h: Array
+
+
+class GRUGates(NamedTuple):
+    """What the gates of one layer are at a time step.
+
+    Attributes:
+        r: the reset gate, `[..., H]`, from 0 to 1.
+        z: the update gate, from 0 to 1.
+        n: the candidate, from -1 to 1.
+    """
+
+    r: Array
+    z: Array
+    n: Array
+
+
+def _linear(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
+    return times(params.weight_ih, x) + params.bias, params.weight_hh @ h
+
+
+def _linear_all(params: GRUParams, hs: Array, xs: Array) -> tuple[Array, Array]:
+    return times_all((params.weight_ih, xs), bias=params.bias), times_all((params.weight_hh, hs))
+
+
+def _activations(params: GRUParams, parts: tuple[Array, Array], state: GRUState) -> GRUGates:
+    (a_rz, a_n), (u_rz, u_n) = (jnp.split(part, [2 * part.size // 3]) for part in parts)
+    r, z = activate(a_rz + u_rz, SIGMOID, SIGMOID)
+    return GRUGates(r, z, jnp.tanh(a_n + r * (u_n + params.bias_hn)))
+
+
+def _gates(params: GRUParams, parts: tuple[Array, Array], state: GRUState) -> tuple[GRUState, Array]:
+    _, z, n = _activations(params, parts, state)
+    h = (1 - z) * n + z * state.h
+    return GRUState(h), h
+
+
+def zero_state(params: Any) -> GRUState:
+    """Return a hidden state of zeros."""
+    return GRUState(jnp.zeros(params.weight_hh.shape[1], params.weight_hh.dtype))
+
+
+def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> GRUParams:
+    """Draw as for the LSTM; the update gate starts open as its forget gate does, so that the state is kept."""
+    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale], fan_in)
+    bias = biases(widened, 0, 1, 0)
+    return GRUParams(weight_ih, orthogonal(normal, 3, sizes.hidden), bias, constants(widened, 0))
+
+
+GRU = Cell(
+    _linear,
+    _gates,
+    zero_state,
+    name="gru",
+    draw=_draw,
+    activations=_activations,
+    blocks=GRUParams("rzn", "rzn", "rzn", "n"),  # type: ignore[arg-type]
+    linear_all=_linear_all,
+    pads=True,
+)
