@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -311,9 +311,17 @@ def gradcheck(
     lengths = None if lengths is None else np.asarray(lengths)
     data = {"xs": _as_float32(xs), "ys": _as_float32(ys), "config": config, "state": state, "lengths": lengths}
     with jax.enable_x64(True):
-        masks = None if key is None else dropout_masks(key, config, len(data["xs"]), np.float64)
+        masks = None if key is None else _Masks(dropout_masks(key, config, len(data["xs"]), np.float64))
     _, gradient = reference.loss_and_grad(params, **data, masks=masks)
     return check(_loss, params, data | {"key": key}, reference_gradient=gradient)
+
+
+class _Masks(NamedTuple):
+    """What the reference takes for what training leaves out: so far, shares of the layers' outputs alone."""
+
+    outputs: tuple[Array, ...]
+    inputs: None = None
+    layers: None = None
 
 
 def _loss(params: ModelParams, data: dict[str, Any]) -> Array:
@@ -386,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jlstm.gradcheck",
         description="Compare jax.grad of the library's loss on a random problem with a reference, backpropagation "
-        "through time written out by hand in NumPy float64 (jlstm/reference.py), and with finite differences of the "
+        "through time written out by hand in NumPy float64 (jlstm/reference), and with finite differences of the "
         "loss. Exit status 0 if every bound holds, 1 if not.",
     )
     for name, default, meaning in (
@@ -418,7 +426,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem["lengths"] = None
     report = gradcheck(**problem)
     print(parser.prog, *(f"--{name} {value}" for name, value in vars(options).items()))
-    print("Reference: backpropagation through time written out by hand in NumPy float64, jlstm/reference.py")
+    print("Reference: backpropagation through time written out by hand in NumPy float64, jlstm/reference")
     print(f"\n{report}")
     return 0 if report.passed else 1
 

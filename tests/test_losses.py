@@ -1,6 +1,7 @@
 """Losses against NumPy, their masks, and what lets them be added up in pieces."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,7 @@ def test_summed_loss_is_that_of_the_reference(params, config, targets, lengths):
     np.testing.assert_allclose(total / count, expected, rtol=1e-5)
     steps = np.full(B, T) if lengths is None else lengths
     assert count == (steps.sum() if config.target == "each" else (steps > 0).sum())
-    assert_close(state, reference.forward(params, XS, lengths=lengths)[1], 1e-5)
+    assert_close(state, reference.forward(params, XS, config, lengths=lengths)[1], 1e-5)
 
 
 @every_config
@@ -173,7 +174,7 @@ def test_loss_fn_takes_state_and_lengths(params):
 def test_key_leaves_out_what_its_masks_do(params, form):
     config, targets = CONFIGS[form]
     config, key = dataclasses.replace(config, dropout=0.4), jax.random.key(2)
-    masks = dropout_masks(key, config, B)
+    masks = SimpleNamespace(outputs=dropout_masks(key, config, B))
     got = jax.jit(loss_fn)(params, XS, targets, config, lengths=LENGTHS, key=key)
     expected, _ = reference.loss_and_grad(params, XS, targets, config, lengths=LENGTHS, masks=masks)
     np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -1,6 +1,7 @@
 """The hand-written reference against finite differences, hand computation and itself: NumPy only."""
 
 from math import exp, log, tanh
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from jlstm.reference import forward, loss_and_grad
 
 B, T, D, H, C = 3, 3, 3, 2, 3  # batch, time, inputs, hidden units, outputs
 LENGTHS = np.array([3, 0, 2])
+EACH = LSTMConfig(D, H, C)
 
 
 def random_params(rng, layers=1):
@@ -59,7 +61,11 @@ def test_gradient_is_that_of_finite_differences(layers, tokens, padded, kind, ta
     ys, config = random_targets(rng, kind, target)
     given = {}
     if padded:
-        given = {"state": random_state(rng, layers), "lengths": LENGTHS, "masks": random_masks(rng, layers)}
+        given = {
+            "state": random_state(rng, layers),
+            "lengths": LENGTHS,
+            "masks": SimpleNamespace(outputs=random_masks(rng, layers)),
+        }
 
     _, grad = loss_and_grad(params, xs, ys, config, **given)
     for array, derivative in zip(arrays(params), arrays(grad), strict=True):
@@ -89,7 +95,7 @@ def test_one_step_by_hand():
     h = o * tanh(c)
     first, second = 2 * h + 0.5, -h + 0.25
 
-    scores, (end,) = forward(params, x, state=state)
+    scores, (end,) = forward(params, x, EACH, state=state)
     np.testing.assert_allclose(scores, [[[first, second]]], rtol=1e-14)
     np.testing.assert_allclose([end.h, end.c], [[[h]], [[c]]], rtol=1e-14)
 
@@ -108,7 +114,7 @@ def test_loss_is_the_mean_over_the_scores_compared(kind, target):
     rng = np.random.default_rng(7)
     params, xs = random_params(rng), rng.normal(size=(B, T, D))
     ys, config = random_targets(rng, kind, target)
-    scores, _ = forward(params, xs, lengths=LENGTHS)
+    scores, _ = forward(params, xs, EACH, lengths=LENGTHS)
 
     losses = []
     for b, length in enumerate(LENGTHS):
@@ -126,9 +132,9 @@ def test_second_layer_reads_the_h_of_the_first():
     identity, readout = Readout(np.eye(H), np.zeros(H)), Readout(rng.normal(size=(H, C)), rng.normal(size=C))
     xs, state = rng.normal(size=(B, T, D)), random_state(rng, 2)
 
-    hs, below = forward(ModelParams((first,), identity), xs, state=state[:1])
-    scores, above = forward(ModelParams((second,), readout), hs, state=state[1:])
-    stacked, states = forward(ModelParams((first, second), readout), xs, state=state)
+    hs, below = forward(ModelParams((first,), identity), xs, EACH, state=state[:1])
+    scores, above = forward(ModelParams((second,), readout), hs, EACH, state=state[1:])
+    stacked, states = forward(ModelParams((first, second), readout), xs, EACH, state=state)
     np.testing.assert_array_equal(stacked, scores)
     np.testing.assert_array_equal(states, below + above)
 
@@ -139,12 +145,13 @@ def test_mask_is_a_factor_of_what_the_layer_above_reads():
     first, second = random_params(rng, 2).layers
     identity, readout = Readout(np.eye(H), np.zeros(H)), Readout(rng.normal(size=(H, C)), rng.normal(size=C))
     xs, state = rng.normal(size=(B, T, D)), random_state(rng, 2)
-    masks = tuple(rng.normal(size=(B, steps, H)) for steps in (1, T))
+    factors = tuple(rng.normal(size=(B, steps, H)) for steps in (1, T))
 
-    hs, below = forward(ModelParams((first,), identity), xs, state=state[:1], lengths=LENGTHS)
-    tops, above = forward(ModelParams((second,), identity), hs * masks[0], state=state[1:], lengths=LENGTHS)
-    scores, states = forward(ModelParams((first, second), readout), xs, state=state, lengths=LENGTHS, masks=masks)
-    np.testing.assert_array_equal(scores, (tops * masks[1]) @ readout.weight + readout.bias)
+    hs, below = forward(ModelParams((first,), identity), xs, EACH, state=state[:1], lengths=LENGTHS)
+    tops, above = forward(ModelParams((second,), identity), hs * factors[0], EACH, state=state[1:], lengths=LENGTHS)
+    given = {"state": state, "lengths": LENGTHS, "masks": SimpleNamespace(outputs=factors)}
+    scores, states = forward(ModelParams((first, second), readout), xs, EACH, **given)
+    np.testing.assert_array_equal(scores, (tops * factors[1]) @ readout.weight + readout.bias)
     np.testing.assert_array_equal(states, below + above)
 
 
@@ -158,13 +165,13 @@ def test_lengths_are_each_sequence_run_alone(kind, target):
     xs[padding] = np.nan
     ys[padding if target == "each" else padding.all(axis=1)] = C if kind == "ids" else np.nan
 
-    scores, end = forward(params, xs, state=state, lengths=LENGTHS)
+    scores, end = forward(params, xs, EACH, state=state, lengths=LENGTHS)
     loss, grad = loss_and_grad(params, xs, ys, config, state=state, lengths=LENGTHS)
 
     losses, grads, weights = [], [], []
     for b, length in enumerate(LENGTHS):
         x, y = xs[b : b + 1, :length], ys[b : b + 1, :length] if target == "each" else ys[b : b + 1]
-        alone, alone_end = forward(params, x, state=sequence(state, b))
+        alone, alone_end = forward(params, x, EACH, state=sequence(state, b))
         np.testing.assert_allclose(scores[b, :length], alone[0], rtol=1e-12)
         np.testing.assert_array_equal(scores[b, length:], np.tile(params.readout.bias, (T - length, 1)))
         np.testing.assert_array_equal(sequence(end, b), alone_end)
@@ -194,9 +201,9 @@ def test_state_carries_a_sequence_over_a_cut():
     rng = np.random.default_rng(4)
     params, xs, state = random_params(rng, 2), rng.normal(size=(B, T, D)), random_state(rng, 2)
     before = np.array(state)
-    whole, end = forward(params, xs, state=state)
-    head, middle = forward(params, xs[:, :2], state=state)
-    tail, last = forward(params, xs[:, 2:], state=middle)
+    whole, end = forward(params, xs, EACH, state=state)
+    head, middle = forward(params, xs[:, :2], EACH, state=state)
+    tail, last = forward(params, xs[:, 2:], EACH, state=middle)
     np.testing.assert_allclose(np.concatenate([head, tail], axis=1), whole, rtol=1e-12)
     np.testing.assert_array_equal(last, end)
     np.testing.assert_array_equal(state, before)  # what the caller handed in is not written to
@@ -206,11 +213,11 @@ def test_ids_are_one_hot():
     rng = np.random.default_rng(5)
     params, ids = random_params(rng), rng.integers(D, size=(B, T))
     ys, config = random_targets(rng, "ids", "each")
-    np.testing.assert_array_equal(forward(params, ids)[0], forward(params, np.eye(D)[ids])[0])
+    np.testing.assert_array_equal(forward(params, ids, EACH)[0], forward(params, np.eye(D)[ids], EACH)[0])
     by_id, by_row = (loss_and_grad(params, ids, y, config)[0] for y in (ys, np.eye(C)[ys]))
     assert by_id == by_row
     with pytest.raises(IndexError):
-        forward(params, ids + D)
+        forward(params, ids + D, EACH)
 
 
 def test_every_dtype_is_computed_in_float64():
@@ -226,10 +233,10 @@ def test_every_dtype_is_computed_in_float64():
 
     low = cast(np.float32, (params, xs, ys, state))
     (p, x, y, s), (p64, x64, y64, s64) = low, cast(np.float64, low)
-    scores, end = forward(p, x, state=s)
+    scores, end = forward(p, x, EACH, state=s)
     loss, grad = loss_and_grad(p, x, y, config, state=s)
     assert {array.dtype for array in [scores, *end[0], *arrays(grad)]} == {np.dtype(np.float64)}
-    np.testing.assert_array_equal(scores, forward(p64, x64, state=s64)[0])
+    np.testing.assert_array_equal(scores, forward(p64, x64, EACH, state=s64)[0])
     assert loss == loss_and_grad(p64, x64, y64, config, state=s64)[0]
 
 
@@ -239,7 +246,7 @@ def test_saturated_gates_and_logits_stay_finite(z):
     layer = LSTMParams(np.zeros((4, 1)), np.zeros((4, 1)), np.full(4, z))
     params = ModelParams((layer,), Readout(np.array([[1000.0, -1000.0]]), np.zeros(2)))
     state = (LSTMState(np.zeros((1, 1)), np.full((1, 1), 0.5)),)
-    (_, (end,)), open_ = forward(params, np.zeros((1, 1, 1)), state=state), z > 0
+    (_, (end,)), open_ = forward(params, np.zeros((1, 1, 1)), EACH, state=state), z > 0
     np.testing.assert_allclose([end.h, end.c], [[[tanh(1.5) * open_]], [[1.5 * open_]]], atol=1e-300)
 
     loss, grad = loss_and_grad(params, np.zeros((1, 1, 1)), np.array([[1]]), LSTMConfig(1, 1, 2), state=state)
