@@ -93,5 +93,6 @@ def read_back(cell: Cell, way: Way, kept: list, dhs: Array) -> tuple[Any, Array]
         dold = mapped(lambda k, d, dread: k * d + dread, way.keep[t], dstate, dread)
         dold = dold._replace(h=dold.h + way.recurrent * dh)
         dstate = mapped(np.zeros_like, dold) if way.starts[t] else dold
-        grad = mapped(np.add, grad, step_grad)
+        for total, part in zip(grad, step_grad, strict=True):
+            total += part
     return grad, dxs

@@ -217,16 +217,17 @@ def _way(network: Network, b: int, params: Any, state: Any, masks: Any, backward
     recurrent, zoneout = getattr(masks, "recurrent", None), getattr(masks, "zoneout", None)
     share = getattr(network.config, "zoneout", 0.0) if network.masks is None else 0.0
 
-    def kept(name: str, t: int) -> Any:
-        return share if zoneout is None else _float64(getattr(zoneout, name)[b][t])
+    def kept(name: str) -> Array:
+        return np.full(length, share) if zoneout is None else _float64(getattr(zoneout, name))[b]
 
+    keep = {name: kept(name) for name in state._fields}
     return Way(
         params,
         mapped(lambda array: array[b], state),
         range(length)[::-1] if backward else range(length),
         np.append(starts[1:], False) if backward else starts,  # backwards, an episode ends where the next one starts
         1.0 if recurrent is None else _float64(recurrent)[b],
-        [state._replace(**{name: kept(name, t) for name in state._fields}) for t in range(length)],
+        [state._replace(**{name: array[t] for name, array in keep.items()}) for t in range(length)],
     )
 
 
