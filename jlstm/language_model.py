@@ -21,6 +21,7 @@ from jlstm.checks import alike, class_only, real_number, whole_number, whole_see
 from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows, check_scores_ids
 from jlstm.evaluation import TextLoss, evaluate_text
+from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
 from jlstm.progress import Progress
@@ -107,6 +108,7 @@ class CharLM:
         seed: int | None = 0,
         callback: Callable[["CharLM", Checked], Any] | None = None,
         check_every: int = 1,
+        patience: int | None = None,
         progress: bool = True,
     ) -> "CharLM":
         """Train a model on a text by truncated backpropagation through time, the state carried from window to window.
@@ -132,6 +134,8 @@ class CharLM:
             callback: called with the model and a `Checked` at every check; it ends the training by raising
                 `StopIteration`.
             check_every: from one check to the next, in epochs; the last epoch is always checked.
+            patience: how many checks in a row without a lower loss on `validation` end the training; None for any
+                number. The learning rate falls as if all `epochs` were to come.
             progress: whether to show the progress on standard error.
 
         Returns:
@@ -153,6 +157,7 @@ class CharLM:
         config = replace(config, dropout=default_dropout(config, len(text), epochs) if dropout is None else dropout)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
+        patience = whole_patience(patience, held_out is not None)
         steps = epochs * data.windows
         optimizer = _AdamW(real_number("weight_decay", weight_decay))
         schedule = Schedule(
@@ -166,67 +171,49 @@ class CharLM:
         )
         seed = whole_seed("seed", seed)
 
-        began, best, lowest, latest, checked = time.perf_counter(), None, np.inf, None, 0.0
-        shown = Progress(epochs, data.windows * data.streams * data.length, "characters") if progress else None
+        began = time.perf_counter()
+        state = fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer)
 
         def made(report: Report) -> "CharLM":
             done = f"{len(text):,} characters for {report.epoch + report.part:.3g} epochs"
             return cls(evaluation_params(report.state.opt_state, report.state.params), config, vocabulary, done)
 
-        def check(report: Report) -> None:
-            nonlocal best, lowest, latest, checked
+        def check(report: Report) -> tuple[_Kept, float | None]:
             model = made(report)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
-            is_best = best is None or loss is None or loss.nats < lowest
-            if is_best:
-                best, lowest = model, np.inf if loss is None or np.isnan(loss.nats) else loss.nats
-            checked = report.epoch + report.part
-            latest = None if loss is None else loss.nats
-            if shown:
-                shown.update(checked, report.loss, latest)
-            if callback:
-                if shown:
-                    shown.clear()
-                callback(model, Checked(checked, report.loss, loss, is_best, time.perf_counter() - began))
+            return (model, loss), None if loss is None else loss.nats
 
-        report = None
-        try:
-            key = jax.random.key(seed)
-            state = fresh_state(draw_params(seed, config), key, config=config, optimizer=optimizer)
-            for report in fit(
-                state,
-                schedule,
-                data,
-                epochs=epochs,
-                batch_size=data.streams,
-                config=config,
-                optimizer=optimizer,
-                shape=_cosine_to_last_rate,
-            ):
-                done = report.epoch + report.part
-                if report.part == 1 and (done % check_every == 0 or done == epochs):
-                    check(report)
-                elif shown:
-                    shown.update(done, report.loss, latest)
-        except BaseException as error:
-            ended = error
-            if isinstance(error, KeyboardInterrupt) and report and report.epoch + report.part > checked:
-                try:
-                    check(report)
-                except (Exception, KeyboardInterrupt) as of_check:  # a second Ctrl-C ends the check, and loses nothing
-                    ended = of_check
-            if best is None and report and isinstance(ended, (KeyboardInterrupt, StopIteration)):
-                best = made(report)
-            if best is None or not isinstance(ended, (Exception, KeyboardInterrupt)):
-                raise
-            if not isinstance(ended, (KeyboardInterrupt, StopIteration)):
+        reports = fit(
+            state,
+            schedule,
+            data,
+            epochs=epochs,
+            batch_size=data.streams,
+            config=config,
+            optimizer=optimizer,
+            shape=_cosine_to_last_rate,
+        )
+        characters_an_epoch = data.windows * data.streams * data.length
+        report, best, error = learn(
+            reports,
+            check,
+            epochs=epochs,
+            check_every=check_every,
+            check_interrupted=True,
+            patience=patience,
+            progress=Progress(epochs, characters_an_epoch, "characters") if progress else None,
+            callback=None if callback is None else lambda stands: _tell(callback, stands, time.perf_counter() - began),
+        )
+        if error is not None:
+            if best is None and report is not None and isinstance(error, KeyboardInterrupt):
+                return made(report)
+            if best is None or not isinstance(error, (Exception, KeyboardInterrupt)):
+                raise error
+            if isinstance(error, Exception):
                 message = "The training ended early, and the model is the best of the checks before:\n"
-                warnings.warn(message + "".join(traceback.format_exception(ended)), RuntimeWarning, stacklevel=2)
-        finally:
-            if shown:
-                shown.close()
+                warnings.warn(message + "".join(traceback.format_exception(error)), RuntimeWarning, stacklevel=2)
         assert best is not None  # the last epoch is always checked
-        return best
+        return best.kept[0]
 
     def evaluate(self, text: str, *, window: int | None = None) -> TextLoss:
         """Compute the mean loss over a text: the exact one, with the state carried through, where `window` is None.
@@ -376,6 +363,16 @@ class CharLM:
             "top_p": top_p,
             "stop": None if stop is None else encode("stop", stop, self.vocabulary),
         }
+
+
+_Kept = tuple[CharLM, TextLoss | None]  # of a check
+
+
+def _tell(callback: Callable[[CharLM, Checked], Any], stands: Standing[_Kept], seconds: float) -> None:
+    assert stands.latest is not None  # it is called at checks
+    model, loss = stands.latest.kept
+    is_best = stands.latest is stands.best
+    callback(model, Checked(stands.epochs, stands.report.loss, loss, is_best, seconds))
 
 
 def encode(name: str, text: Any, vocabulary: str) -> np.ndarray:

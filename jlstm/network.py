@@ -15,11 +15,12 @@ from jlstm.checks import alike, class_only, finite_numbers, real_number, switch,
 from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count
 from jlstm.devices import everywhere, replicate
+from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.training import TrainState, batches_of, evaluate, fit, fresh_state
+from jlstm.training import Report, TrainState, batches_of, evaluate, fit, fresh_state
 
 __all__ = ["History", "LSTMNetwork"]
 
@@ -37,11 +38,15 @@ class History(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """All that training changes, in one value, so that a Ctrl-C finds either the old or the new."""
+    """All that training changes, in one value, so that a Ctrl-C finds either the old or the new.
+
+    The epochs are those that led to the state: fewer than in the history, where later ones were not kept.
+    """
 
     state: TrainState
     history: History
     on: str = ""
+    epochs: int = 0
 
 
 class LSTMNetwork:
@@ -154,6 +159,8 @@ class LSTMNetwork:
         *,
         callback_every: float | None = None,
         validation: Any = None,
+        keep_best: bool = False,
+        patience: int | None = None,
     ) -> History:
         """Train the network; called again, it goes on with the optimiser's state and the count of epochs.
 
@@ -175,13 +182,17 @@ class LSTMNetwork:
             callback_every: a number of epochs, up to `epochs`, or a part of one where an epoch takes long; by default a
                 twenty-fifth of `epochs`.
             validation: `(X, Y)` or `Windows`, on which the loss is computed after each epoch.
+            keep_best: whether the network is in the end the one with the lowest validation loss of this call's epochs,
+                however the training ended; another training goes on from there. The callback sees the current one.
+            patience: how many epochs in a row without a lower validation loss end the training; None for any number.
+                The learning rate falls as if all `epochs` were to come.
 
         Returns:
-            The losses of this call's epochs.
+            The losses of this call's epochs, also of those that were not kept.
 
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it, and nothing was changed.
-            FloatingPointError: the loss became NaN; the network keeps its last finite parameters.
+            FloatingPointError: the loss became NaN; the network keeps its last finite parameters, or the best.
         """
         data = self._data(X, Y, ("X", "Y"))
         held_out = None if validation is None else self._validation(validation)
@@ -195,56 +206,67 @@ class LSTMNetwork:
             raise ValueError(
                 f"callback_every: expected at most epochs = {epochs}, got {every:g}: it would not be called"
             )
+        if switch("keep_best", keep_best) and held_out is None:
+            raise ValueError("keep_best: expected False without validation, got True")
+        patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
-        before, params = self.history, self._trained.state.params
-        batches = batches_of(data, batch_size, params, len(before.loss) + epochs)
+        before = self._trained
+        finished = len(before.history.loss)
+        batches = batches_of(data, batch_size, before.state.params, finished + epochs)
         schedule = Schedule(
             learning_rate=real_number("learning_rate", learning_rate),
             decay_rate=real_number("decay_rate", decay_rate),
-            first_step=self._trained.state.step,
-            first_epoch=float(len(before.loss)),
+            first_step=before.state.step,
+            first_epoch=float(finished),
             epoch_steps=float(batches),
             steps=float(epochs * batches),
         )
         sequences = batches * data.streams if isinstance(data, Streams) else count(data)
-        progress = Progress(epochs, sequences) if self.progress else None
-        called = 0.0
+
+        def trained(report: Report, history: History) -> _Trained:
+            done = before.epochs + report.epoch + int(report.part)
+            on = f"{sequences:,} sequence{'s' * (sequences > 1)} for {done} epoch{'s' * (done > 1)}"
+            return _Trained(report.state, history, on, done)
+
+        def check(report: Report) -> tuple[Report | None, float | None]:
+            if held_out is None:
+                return None, None
+            params = evaluation_params(report.state.opt_state, report.state.params)
+            loss = evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs)
+            return report if keep_best else None, loss
+
+        def keep(stands: Standing) -> None:
+            history = History(before.history.loss + stands.losses, before.history.validation + stands.validation)
+            self._trained = trained(stands.report, history)
+
+        reports = fit(
+            before.state,
+            schedule,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            config=self.config,
+            optimizer=self._optimizer,
+            shape=self._schedule,
+        )
+        learned = learn(
+            reports,
+            check,
+            epochs=epochs,
+            patience=patience,
+            progress=Progress(epochs, sequences) if self.progress else None,
+            keep=keep,
+            callback=None if periodic_callback is None else lambda _: periodic_callback(),
+            callback_every=every,
+        )
+        if learned.best is not None and learned.best.kept is not None:
+            self._trained = trained(learned.best.kept, self.history)
         try:
-            for report in fit(
-                self._trained.state,
-                schedule,
-                data,
-                epochs=epochs,
-                batch_size=batch_size,
-                config=self.config,
-                optimizer=self._optimizer,
-                shape=self._schedule,
-            ):
-                loss, validation_loss = self.history
-                if report.part == 1:
-                    loss += (report.loss,)
-                    if held_out is not None:
-                        params = evaluation_params(report.state.opt_state, report.state.params)
-                        validation_loss += (
-                            evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs),
-                        )
-                on = f"{sequences:,} sequence{'s' * (sequences > 1)} for {len(loss)} epoch{'s' * (len(loss) > 1)}"
-                self._trained = _Trained(report.state, History(loss, validation_loss), on)
-                done = report.epoch + report.part
-                if progress:
-                    checked = validation_loss[len(before.validation) :]
-                    progress.update(done, report.loss, checked[-1] if checked else None)
-                if periodic_callback and done // every > called:
-                    called = done // every
-                    if progress:
-                        progress.clear()
-                    periodic_callback()
-        except StopIteration:  # of the callback
-            pass
+            if learned.error is not None:
+                raise learned.error
         finally:
-            if progress:
-                progress.close()
-        return History(self.history.loss[len(before.loss) :], self.history.validation[len(before.validation) :])
+            del learned  # the error knows this frame: each would keep the other alive, and all data with them
+        return History(self.history.loss[finished:], self.history.validation[len(before.history.validation) :])
 
     def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
