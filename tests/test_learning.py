@@ -211,7 +211,7 @@ def test_ctrl_c_at_a_check_is_followed_by_no_other():
     def interrupt(stands):
         raise error
 
-    learned = interrupted([2.0], callback=interrupt)
+    learned = interrupted([2.0, 1.0], callback=interrupt)
     assert (learned.best, learned.error) == (Check(2.0, 1, 2.0), error)
 
 
