@@ -158,21 +158,8 @@ class CharLM:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         patience = whole_patience(patience, held_out is not None)
-        steps = epochs * data.windows
-        optimizer = _AdamW(real_number("weight_decay", weight_decay))
-        schedule = Schedule(
-            learning_rate=real_number("learning_rate", learning_rate),
-            decay_rate=0.0,
-            first_step=0,
-            first_epoch=0.0,
-            epoch_steps=float(data.windows),
-            steps=float(steps),
-            warmup=min(WARMUP_STEPS, steps // 2),
-        )
-        seed = whole_seed("seed", seed)
-
         began = time.perf_counter()
-        state = fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer)
+        reports = _fit(data, config, epochs, learning_rate, weight_decay, seed)
 
         def made(report: Report) -> "CharLM":
             done = f"{len(text):,} characters for {report.epoch + report.part:.3g} epochs"
@@ -183,16 +170,6 @@ class CharLM:
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
             return (model, loss), None if loss is None else loss.nats
 
-        reports = fit(
-            state,
-            schedule,
-            data,
-            epochs=epochs,
-            batch_size=data.streams,
-            config=config,
-            optimizer=optimizer,
-            shape=_cosine_to_last_rate,
-        )
         characters_an_epoch = data.windows * data.streams * data.length
         report, best, error = learn(
             reports,
@@ -444,6 +421,33 @@ def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
         advice = f"; it is enough for {advice}" if len(text) > 1 else ""
         raise ValueError(f"text: expected more than {least} characters, got {len(text):,}{advice}")
     return Streams(encode("text", text, vocabulary), streams, window)
+
+
+def _fit(
+    data: Streams, config: LSTMConfig, epochs: int, learning_rate: Any, weight_decay: Any, seed: Any
+) -> Iterator[Report]:
+    steps = epochs * data.windows
+    optimizer = _AdamW(real_number("weight_decay", weight_decay))
+    schedule = Schedule(
+        learning_rate=real_number("learning_rate", learning_rate),
+        decay_rate=0.0,
+        first_step=0,
+        first_epoch=0.0,
+        epoch_steps=float(data.windows),
+        steps=float(steps),
+        warmup=min(WARMUP_STEPS, steps // 2),
+    )
+    seed = whole_seed("seed", seed)
+    return fit(
+        fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer),
+        schedule,
+        data,
+        epochs=epochs,
+        batch_size=data.streams,
+        config=config,
+        optimizer=optimizer,
+        shape=_cosine_to_last_rate,
+    )
 
 
 def default_dropout(config: LSTMConfig, characters: int, epochs: int) -> float:

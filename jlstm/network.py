@@ -1,6 +1,6 @@
 """`LSTMNetwork`: the documented train and predict interface, a thin shell over the pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal, NamedTuple
@@ -197,31 +197,14 @@ class LSTMNetwork:
         data = self._data(X, Y, ("X", "Y"))
         held_out = None if validation is None else self._validation(validation)
         epochs = whole_number("epochs", epochs, least=0)
-        if periodic_callback is not None and not callable(periodic_callback):
-            raise TypeError(f"periodic_callback: expected a callable, got {periodic_callback!r}")
-        every = epochs / 25 if callback_every is None else real_number("callback_every", callback_every)
-        if callback_every == 0:
-            raise ValueError("callback_every: expected a positive number of epochs, got 0")
-        if periodic_callback and epochs and every > epochs:
-            raise ValueError(
-                f"callback_every: expected at most epochs = {epochs}, got {every:g}: it would not be called"
-            )
+        every = _callback_every(periodic_callback, callback_every, epochs)
         if switch("keep_best", keep_best) and held_out is None:
             raise ValueError("keep_best: expected False without validation, got True")
         patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, count(data) // 15))
+        reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
         before = self._trained
-        finished = len(before.history.loss)
-        batches = batches_of(data, batch_size, before.state.params, finished + epochs)
-        schedule = Schedule(
-            learning_rate=real_number("learning_rate", learning_rate),
-            decay_rate=real_number("decay_rate", decay_rate),
-            first_step=before.state.step,
-            first_epoch=float(finished),
-            epoch_steps=float(batches),
-            steps=float(epochs * batches),
-        )
-        sequences = batches * data.streams if isinstance(data, Streams) else count(data)
+        sequences = data.windows * data.streams if isinstance(data, Streams) else count(data)
 
         def trained(report: Report, history: History) -> _Trained:
             done = before.epochs + report.epoch + int(report.part)
@@ -239,16 +222,6 @@ class LSTMNetwork:
             history = History(before.history.loss + stands.losses, before.history.validation + stands.validation)
             self._trained = trained(stands.report, history)
 
-        reports = fit(
-            before.state,
-            schedule,
-            data,
-            epochs=epochs,
-            batch_size=batch_size,
-            config=self.config,
-            optimizer=self._optimizer,
-            shape=self._schedule,
-        )
         learned = learn(
             reports,
             check,
@@ -266,7 +239,8 @@ class LSTMNetwork:
                 raise learned.error
         finally:
             del learned  # the error knows this frame: each would keep the other alive, and all data with them
-        return History(self.history.loss[finished:], self.history.validation[len(before.history.validation) :])
+        loss, validation_loss = (new[len(old) :] for new, old in zip(self.history, before.history, strict=True))
+        return History(loss, validation_loss)
 
     def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
@@ -371,6 +345,28 @@ class LSTMNetwork:
         network._trained = network._trained._replace(on=saved.trained_on)
         return network
 
+    def _fit(self, data: Any, epochs: int, batch_size: int, learning_rate: Any, decay_rate: Any) -> Iterator[Report]:
+        state, finished = self._trained.state, len(self.history.loss)
+        batches = batches_of(data, batch_size, state.params, finished + epochs)
+        schedule = Schedule(
+            learning_rate=real_number("learning_rate", learning_rate),
+            decay_rate=real_number("decay_rate", decay_rate),
+            first_step=state.step,
+            first_epoch=float(finished),
+            epoch_steps=float(batches),
+            steps=float(epochs * batches),
+        )
+        return fit(
+            state,
+            schedule,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            config=self.config,
+            optimizer=self._optimizer,
+            shape=self._schedule,
+        )
+
     def _data(self, X: Any, Y: Any, names: tuple[str, str]) -> Any:
         if isinstance(X, (Windows, Streams)):
             if Y is not None:
@@ -388,6 +384,19 @@ class LSTMNetwork:
             raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
         X, Y = validation
         return self._data(X, Y, ("validation[0]", "validation[1]"))
+
+
+def _callback_every(callback: Any, every: Any, epochs: int) -> float:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"periodic_callback: expected a callable, got {callback!r}")
+    if every is None:
+        return epochs / 25
+    every = real_number("callback_every", every)
+    if every == 0:
+        raise ValueError("callback_every: expected a positive number of epochs, got 0")
+    if callback and epochs and every > epochs:
+        raise ValueError(f"callback_every: expected at most epochs = {epochs}, got {every:g}: it would not be called")
+    return every
 
 
 def default_input_scale(config: LSTMConfig) -> float:
