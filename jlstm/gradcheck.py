@@ -18,29 +18,30 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jlstm import reference
+from jlstm.cells import CELLS, Cell
 from jlstm.checks import whole_number
-from jlstm.losses import loss_fn
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
-from jlstm.cells.lstm import LSTMState
-from jlstm.model import ModelParams, init_params
+from jlstm.losses import loss_fn
+from jlstm.model import ModelParams, init_params, params_shapes
+from jlstm.regularizers import draw_masks
 
-__all__ = ["BOUNDS", "GradientReport", "Row", "check", "gradcheck", "random_problem"]
+__all__ = ["BOUNDS", "GradientReport", "Row", "check", "combinations", "gradcheck", "random_problem"]
 
 FLOAT64, DIFFERENCES, FLOAT32 = "float64 vs reference", "float64 vs finite differences", "float32 vs reference"
 BOUNDS = {FLOAT64: 1e-12, DIFFERENCES: 1e-7, FLOAT32: 1e-5}
-SAMPLE = 200  # finite differences in one array, at most
+SAMPLE = 200  # finite differences in one array, at most; as many for all its gates together
 # Truncation costs about h² and rounding eps / h: their sum is least near ∛eps (Nocedal and Wright, 2006, section 8.1).
 STEP = float(np.cbrt(np.finfo(np.float64).eps))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One array of the gradient in one comparison.
+    """One array of the gradient in one comparison, or the block of one gate in it.
 
     Attributes:
         comparison: which one, a key of `BOUNDS`.
-        array: the array's place in the parameters, as Python writes it.
-        shape: the array's shape.
+        array: the array's place in the parameters, as Python writes it, and behind it the gate where it has several.
+        shape: the array's shape, or the block's.
         entries: how many of its entries were compared.
         difference: the largest absolute difference of an entry.
         of_array: `difference` relative to the largest entry of this array.
@@ -124,11 +125,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.comparison, row.array, str(row.shape), entries, *numbers, *holds
 
 
-def check(loss: Callable[..., Array], params: Any, *data: Any, reference_gradient: Any = None) -> GradientReport:
+def check(
+    loss: Callable[..., Array], params: Any, *data: Any, reference_gradient: Any = None, cell: Cell | None = None
+) -> GradientReport:
     """Compare `jax.grad` of a loss with finite differences of the loss and, where one is given, with a reference.
 
-    The differences are central and in float64: of each entry of an array of up to 200, of 200 random entries of a
-    larger one, and along one random direction of all parameters.
+    An array in which a cell stacks the blocks of several gates has a row for each of them. The differences are central
+    and in float64: of each entry of an array of up to 200, of 200 random entries of a larger one, and along one random
+    direction of all parameters.
 
     Args:
         loss: `loss(params, *data) -> scalar`, computed in the dtype of `params`.
@@ -137,6 +141,7 @@ def check(loss: Callable[..., Array], params: Any, *data: Any, reference_gradien
             confuses those that a function closes over when it is traced both with and without `jax_enable_x64`.
         reference_gradient: the gradient from elsewhere, a pytree like `params`; JAX's is compared with it in float64
             and in float32.
+        cell: a cell of your own whose parameters are among these; those in `jlstm.cells` are known.
 
     Returns:
         The report.
@@ -150,14 +155,14 @@ def check(loss: Callable[..., Array], params: Any, *data: Any, reference_gradien
         >>> [row.array for row in report.rows], report.passed
         (["['w']", '(a random direction)'], True)
     """
-    names, form = _names(params), _form(params)
+    parts, form = _parts(params, cell), _form(params)
     if reference_gradient is not None and _form(reference_gradient) != form:
         raise ValueError(f"reference_gradient: expected a pytree like params, {form}, got {_form(reference_gradient)}")
     with jax.enable_x64(True):
         point = _cast(params, np.float64)
         _require_scalar(loss, point, data)
-        gradient = _gradient(loss, point, data)
-        tried, slopes, direction, slope = _finite_differences(loss, point, data)
+        gradient = _gradient(loss, point, data, parts)
+        tried, slopes, direction, slope = _finite_differences(loss, point, data, parts)
     largest = float(np.max([_largest(array) for array in gradient]))
 
     def row(comparison: str, name: str, array: np.ndarray, found: np.ndarray, expected: np.ndarray) -> Row:
@@ -166,30 +171,61 @@ def check(loss: Callable[..., Array], params: Any, *data: Any, reference_gradien
         return Row(comparison, name, array.shape, found.size, difference, of_array, of_gradient)
 
     def compare(comparison: str, found: list[np.ndarray], expected: list[np.ndarray]) -> list[Row]:
+        names = [part.name for part in parts]
         return [row(comparison, *arrays) for arrays in zip(names, gradient, found, expected, strict=True)]
 
     along = np.array(np.concatenate([array.ravel() for array in gradient]) @ direction)
     rows = compare(DIFFERENCES, [array.flat[at] for array, at in zip(gradient, tried, strict=True)], slopes)
     rows.append(row(DIFFERENCES, "(a random direction)", along, along, slope))
     if reference_gradient is not None:
-        expected = jax.tree.leaves(_cast(reference_gradient, np.float64))
-        single = _gradient(loss, _cast(params, np.float32), data)
+        expected = _cut(jax.tree.leaves(_cast(reference_gradient, np.float64)), parts)
+        single = _gradient(loss, _cast(params, np.float32), data, parts)
         rows = [*compare(FLOAT64, gradient, expected), *rows, *compare(FLOAT32, single, expected)]
     return GradientReport(tuple(rows), largest)
 
 
-def _names(params: Any) -> list[str]:
-    """Return what Python calls each array of the parameters, such as `layers[0].bias`."""
-    leaves = jax.tree.leaves_with_path(params)
-    if not leaves:
+class _Part(NamedTuple):
+    """What has a row of its own: rows of one array, all of them or those of one gate.
+
+    Attributes:
+        name: what Python calls the array, such as `layers[0].bias`, and behind it the gate.
+        leaf: which of the arrays.
+        rows: which of its rows; all where None.
+        share: how many parts the array has.
+    """
+
+    name: str
+    leaf: int
+    rows: slice | None
+    share: int
+
+
+def _parts(params: Any, cell: Cell | None) -> list[_Part]:
+    """Return the parts of parameters in the order of their leaves, or raise an error where one is no array of floats."""
+    known = {type(known.blocks): known.blocks for known in (*CELLS.values(), *([cell] if cell else [])) if known.blocks}
+    parts: list[_Part] = []
+    leaf = 0
+    for path, node in jax.tree.leaves_with_path(params, is_leaf=lambda node: type(node) in known):
+        for inner, array in jax.tree.leaves_with_path(node):
+            name = jax.tree_util.keystr((*path, *inner)).removeprefix(".") or "params"
+            dtype = array.dtype if hasattr(array, "dtype") else np.result_type(type(array))
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise TypeError(f"params: expected a pytree of floating arrays, got {dtype} in {name}")
+            gates = getattr(known[type(node)], inner[0].name) if type(node) in known else ""
+            if len(gates) > 1 and len(array) % len(gates) == 0:
+                size = len(array) // len(gates)
+                blocks = [slice(k * size, (k + 1) * size) for k in range(len(gates))]
+                parts += [_Part(f"{name} ({gate})", leaf, rows, len(gates)) for gate, rows in zip(gates, blocks, strict=True)]
+            else:
+                parts.append(_Part(name, leaf, None, 1))
+            leaf += 1
+    if not parts:
         raise ValueError(f"params: expected a pytree of floating arrays, got one without arrays, {params!r}")
-    names = []
-    for path, leaf in leaves:
-        names.append(jax.tree_util.keystr(path).removeprefix(".") or "params")
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"params: expected a pytree of floating arrays, got {dtype} in {names[-1]}")
-    return names
+    return parts
+
+
+def _cut(arrays: list[np.ndarray], parts: list[_Part]) -> list[np.ndarray]:
+    return [arrays[part.leaf] if part.rows is None else arrays[part.leaf][part.rows] for part in parts]
 
 
 def _form(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
@@ -205,8 +241,8 @@ def _require_scalar(loss: Callable[..., Array], params: Any, data: tuple) -> Non
         raise ValueError(f"loss: expected a scalar, got an array of shape {value.shape}")
 
 
-def _gradient(loss: Callable[..., Array], params: Any, data: tuple) -> list[np.ndarray]:
-    return [np.asarray(array, np.float64) for array in jax.tree.leaves(_grad(loss, params, data))]
+def _gradient(loss: Callable[..., Array], params: Any, data: tuple, parts: list[_Part]) -> list[np.ndarray]:
+    return _cut([np.asarray(array, np.float64) for array in jax.tree.leaves(_grad(loss, params, data))], parts)
 
 
 @jax.jit(static_argnums=0)
@@ -215,12 +251,13 @@ def _grad(loss: Callable[..., Array], params: Any, data: tuple) -> Any:
 
 
 def _finite_differences(
-    loss: Callable[..., Array], params: Any, data: tuple
+    loss: Callable[..., Array], params: Any, data: tuple, parts: list[_Part]
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return the entries tried in each array, the loss's slope in each, a random direction and the slope along it."""
-    arrays = [array.ravel() for array in jax.tree.leaves(params)]
+    """Return the entries tried in each part, the loss's slope in each, a random direction and the slope along it."""
+    arrays = [array.ravel() for array in _cut(jax.tree.leaves(params), parts)]
     rng = np.random.default_rng(0)
-    tried = [np.sort(rng.choice(array.size, min(array.size, SAMPLE), replace=False)) for array in arrays]
+    most = [min(array.size, SAMPLE // part.share) for array, part in zip(arrays, parts, strict=True)]
+    tried = [np.sort(rng.choice(array.size, size, replace=False)) for array, size in zip(arrays, most, strict=True)]
     theta = np.concatenate([*arrays, np.zeros(1)])
     direction = rng.normal(size=theta.size - 1)
     direction /= np.linalg.norm(direction)
@@ -275,22 +312,25 @@ def gradcheck(
     ys: Any,
     config: LSTMConfig,
     *,
-    state: tuple[LSTMState, ...] | None = None,
+    state: tuple | None = None,
     lengths: Any = None,
     key: Array | None = None,
+    resets: Any = None,
 ) -> GradientReport:
     """Compare the gradient of the library's loss with the NumPy reference's and with finite differences.
 
-    Floats are rounded to float32 first, so that all comparisons start from the same values.
+    Floats are rounded to float32 first, so that all comparisons start from the same values. The reference knows the
+    cells in `jlstm.cells`; the gradient of one of your own is compared with finite differences alone.
 
     Args:
         params: the network's parameters.
         xs: the inputs, floats `[batch, time, I]`, or class ids, integers `[batch, time]`.
         ys: the targets, as `jlstm.losses.loss_fn` takes them.
         config: the network.
-        state: the state before the first step, one `LSTMState` a layer; zeros where None.
+        state: the state before the first step, an entry a layer; zeros where None.
         lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
-        key: what `dropout_masks` are drawn with; nothing is left out where None.
+        key: what `draw_masks` draws with; nothing is left out where None.
+        resets: booleans `[batch, time]`, true where the state is zero before the step; nowhere where None.
 
     Returns:
         The report of `check`, with `jlstm.reference.loss_and_grad` for the reference.
@@ -303,25 +343,25 @@ def gradcheck(
         >>> params = init_params(jax.random.key(0), config)
         >>> report = gradcheck(params, np.ones((2, 3, 1)), np.zeros((2, 3), int), config)
         >>> report.passed, report.rows[0].array
-        (True, 'layers[0].weight_ih')
+        (True, 'layers[0].weight_ih (i)')
     """
-    given = {"state": state, "lengths": lengths, "key": key}
+    given = {"state": state, "lengths": lengths, "key": key, "resets": resets}
     jax.eval_shape(lambda: loss_fn(params, xs, ys, config, **given))  # says what does not fit
     params, state = jax.tree.map(_as_float32, (params, state))
-    lengths = None if lengths is None else np.asarray(lengths)
-    data = {"xs": _as_float32(xs), "ys": _as_float32(ys), "config": config, "state": state, "lengths": lengths}
-    with jax.enable_x64(True):
-        masks = None if key is None else _Masks(dropout_masks(key, config, len(data["xs"]), np.float64))
-    _, gradient = reference.loss_and_grad(params, **data, masks=masks)
-    return check(_loss, params, data | {"key": key}, reference_gradient=gradient)
+    xs, ys = _as_float32(xs), _as_float32(ys)
+    lengths, resets = (None if array is None else np.asarray(array) for array in (lengths, resets))
+    data = {"xs": xs, "ys": ys, "config": config, "state": state, "lengths": lengths, "resets": resets}
+    gradient = None
+    if _has_reference(config):
+        with jax.enable_x64(True):
+            drawn = None if key is None or not config.leaves_out else draw_masks(key, config, *xs.shape[:2], np.float64)
+            masks = jax.tree.map(np.asarray, drawn)
+        _, gradient = reference.loss_and_grad(params, **data, masks=masks)
+    return check(_loss, params, data | {"key": key}, reference_gradient=gradient, cell=config.cell)  # type: ignore[arg-type]
 
 
-class _Masks(NamedTuple):
-    """What the reference takes for what training leaves out: so far, shares of the layers' outputs alone."""
-
-    outputs: tuple[Array, ...]
-    inputs: None = None
-    layers: None = None
+def _has_reference(config: LSTMConfig) -> bool:
+    return config.cell in CELLS.values()
 
 
 def _loss(params: ModelParams, data: dict[str, Any]) -> Array:
@@ -336,7 +376,7 @@ def _as_float32(array: Any) -> Any:
 def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> dict[str, Any]:
     """Draw parameters and data, as keyword arguments for `gradcheck`, for `loss_fn` and for the reference.
 
-    The last takes masks in place of the `key` that is there where the network has dropout.
+    The last takes masks in place of the `key` that is there where training leaves something out.
 
     Args:
         config: the network.
@@ -346,8 +386,9 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
 
     Returns:
         `params` normal, biases too, with variance 1 / the number of what they add up; `xs` standard normal, or ids for
-        "tokens"; `state` standard normal; `ys` class ids, or standard normal for "mse"; `config`; `lengths` from 1 to
-        `time`; where the network has dropout, a `key`. Floats are float32.
+        "tokens"; `state` that of the reference after three random steps, None where there is none to start from; `ys`
+        class ids, or standard normal for "mse"; `config`; `lengths` from 1 to `time`; `resets` at a tenth of the steps;
+        where training leaves something out, a `key`. Floats are float32.
 
     Raises:
         TypeError: `batch`, `time` or `seed` is not an integer.
@@ -369,20 +410,85 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
     compared = (batch, time) if config.target == "each" else (batch,)
     ids = config.loss == "cross_entropy"
     # In NumPy, as `init_params` would compile for seconds, and would leave biases at 0, where mistakes can hide.
-    shapes = jax.eval_shape(init_params, jax.random.key(0), config)
+    shapes = params_shapes(config)
     tokens = config.inputs == "tokens"
+    params = ModelParams(
+        jax.tree.map(lambda array: normal(*array.shape) / array.shape[-1] ** 0.5, shapes.layers),
+        jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes.readout),
+    )
     problem = {
-        "params": ModelParams(
-            jax.tree.map(lambda array: normal(*array.shape) / array.shape[-1] ** 0.5, shapes.layers),
-            jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes.readout),
-        ),
+        "params": params,
         "xs": rng.integers(config.input_size, size=(batch, time)) if tokens else normal(batch, time, config.input_size),
         "ys": rng.integers(config.output_size, size=compared) if ids else normal(*compared, config.output_size),
         "config": config,
-        "state": tuple(LSTMState(*normal(2, batch, config.hidden_size)) for _ in range(config.layers)),
+        "state": _random_state(params, normal(batch, 3, config.input_size), config),
         "lengths": rng.integers(1, time, size=batch, endpoint=True),
+        "resets": rng.random((batch, time)) < 0.1,
     }
-    return problem | ({"key": jax.random.key(seed)} if config.dropout else {})
+    return problem | ({"key": jax.random.key(seed)} if config.leaves_out else {})
+
+
+def _random_state(params: ModelParams, xs: np.ndarray, config: LSTMConfig) -> tuple | None:
+    """Return a state that a network can be in, which of an sLSTM not all numbers are."""
+    if config.bidirectional or not _has_reference(config):
+        return None
+    _, found = reference.forward(params, xs, config)
+    likes = [jax.eval_shape(config.cell.zero_state, layer) for layer in params.layers]  # type: ignore[union-attr]
+    return tuple(
+        type(like)(**{name: array.astype(np.float32) for name, array in end._asdict().items()})
+        for like, end in zip(likes, found, strict=True)
+    )
+
+
+COMBINATIONS: dict[str, dict[str, Any]] = {
+    "one layer": {},
+    "tokens, mse": {"inputs": "tokens", "loss": "mse"},
+    "two layers, both directions, last": {"layers": 2, "bidirectional": True, "target": "last"},
+    "two layers, residual, mean": {"layers": 2, "residual": True, "target": "mean"},
+    "two layers, all regularisers": {
+        "layers": 2,
+        **dict.fromkeys(["dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout"], 0.3),
+    },
+}
+
+
+def combinations() -> list[tuple[str, str, LSTMConfig]]:
+    """Return what `--all` checks: for each cell its name, a few words on the network, and the network.
+
+    Example:
+        >>> len({name for name, _, _ in combinations()}) == len(CELLS)
+        True
+    """
+    found = []
+    for name, cell in CELLS.items():
+        for words, options in COMBINATIONS.items():
+            options = {**options, "cell": cell, "projection_size": 3 if cell.projects else None}
+            if not cell.averages and "zoneout" in options:
+                words, options = f"{words} but zoneout", options | {"zoneout": 0.0}
+            found.append((name, words, LSTMConfig(4, 5, 3, **options)))
+    return found
+
+
+def _check_all(seed: int) -> bool:
+    """Print a line for each combination and return whether all bounds hold."""
+    head = ("cell", "network", *BOUNDS, "holds")
+    widths = [max(map(len, CELLS)), max(map(len, (words for _, words, _ in combinations()))), *map(len, head[2:])]
+
+    def line(*cells: str) -> str:
+        return "  ".join(map(format, cells, map("{}{}".format, "<<>>>>", widths)))
+
+    print(line(*head))
+    broken = 0
+    for name, words, config in combinations():
+        report = gradcheck(**random_problem(config, batch=4, time=7, seed=seed))
+        worst = [max(row.of_gradient for row in report.rows if row.comparison == each) for each in BOUNDS]
+        broken += not report.passed
+        print(line(name, words, *map("{:.1e}".format, worst), "yes" if report.passed else "NO"), flush=True)
+    bounds = ", ".join(f"{bound:.0e} {comparison}" for comparison, bound in BOUNDS.items())
+    print(f"\nThe largest difference of an entry, relative to the largest entry of the gradient; bounds: {bounds}.")
+    print("All with random lengths and resets, forwards from a random state.")
+    print(f"\n{'FAILED: ' + str(broken) if broken else 'PASSED: none'} of {len(combinations())} networks break a bound")
+    return broken == 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -397,35 +503,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "through time written out by hand in NumPy float64 (jlstm/reference), and with finite differences of the "
         "loss. Exit status 0 if every bound holds, 1 if not.",
     )
+    parser.add_argument("--all", action="store_true", help="check every cell in several networks, a line each")
     for name, default, meaning in (
         ("batch", 4, "sequences"),
         ("time", 20, "steps of a sequence"),
         ("features", 5, "inputs of a step"),
         ("hidden", 16, "hidden units"),
         ("classes", 7, "classes, or values for mse"),
-        ("layers", 1, "LSTM layers"),
+        ("layers", 1, "layers"),
         ("seed", 0, "seed of the parameters and data"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
     for name, choices, meaning in (
+        ("cell", tuple(CELLS), "the cell"),
         ("inputs", get_args(Inputs), "what the network reads"),
         ("loss", get_args(Loss), "the loss"),
         ("target", get_args(Target), "the steps that have a target"),
         ("lengths", ("full", "random"), "the lengths of the sequences"),
+        ("resets", ("none", "random"), "where episodes start"),
     ):
         parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
-    parser.add_argument("--dropout", type=float, default=0.0, metavar="P", help="dropout (default: 0)")
+    parser.add_argument("--projection-size", type=int, metavar="N", help="hidden state's width of the cell projected")
+    for name in ("bidirectional", "residual"):
+        parser.add_argument(f"--{name}", action="store_true")
+    shares = ("dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout")
+    for name in shares:
+        flag = name.replace("_", "-")
+        parser.add_argument(f"--{flag}", type=float, default=0.0, metavar="P", help=f"{name.replace('_', ' ')} (default: 0)")
     options = parser.parse_args(arguments)
-    chosen = {name: getattr(options, name) for name in ("loss", "target", "inputs", "layers", "dropout")}
+    if options.all:
+        return 0 if _check_all(options.seed) else 1
+    names = ("loss", "target", "inputs", "layers", "cell", "projection_size", "bidirectional", "residual", *shares)
     try:
-        config = LSTMConfig(options.features, options.hidden, options.classes, **chosen)
+        config = LSTMConfig(
+            options.features, options.hidden, options.classes, **{name: getattr(options, name) for name in names}
+        )
         problem = random_problem(config, options.batch, options.time, options.seed)
     except ValueError as error:
         parser.error(str(error))
     if options.lengths == "full":
         problem["lengths"] = None
+    if options.resets == "none":
+        problem["resets"] = None
     report = gradcheck(**problem)
-    print(parser.prog, *(f"--{name} {value}" for name, value in vars(options).items()))
+    shown = {name.replace("_", "-"): value for name, value in vars(options).items() if value not in (None, False)}
+    print(parser.prog, *(f"--{name}" if value is True else f"--{name} {value}" for name, value in shown.items()))
     print("Reference: backpropagation through time written out by hand in NumPy float64, jlstm/reference")
     print(f"\n{report}")
     return 0 if report.passed else 1
