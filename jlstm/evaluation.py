@@ -8,8 +8,9 @@ from jax import Array
 
 from jlstm.checks import class_ids
 from jlstm.config import LSTMConfig
-from jlstm.data import check_scores_ids, inputs_of
+from jlstm.data import inputs_of
 from jlstm.devices import compiled, replicate
+from jlstm.inputs import check_scores_ids
 from jlstm.losses import summed_loss
 from jlstm.model import ModelParams, zero_state
 

@@ -19,8 +19,9 @@ from jax import Array
 from jlstm import checkpoint, sampling
 from jlstm.checks import alike, class_only, real_number, whole_number, whole_seed
 from jlstm.config import LSTMConfig
-from jlstm.data import Streams, Windows, check_scores_ids
+from jlstm.data import Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
+from jlstm.inputs import check_scores_ids
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params

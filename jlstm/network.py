@@ -13,8 +13,9 @@ from jax.tree_util import keystr
 from jlstm.checkpoint import Saved, load, save
 from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
 from jlstm.config import LSTMConfig
-from jlstm.data import Streams, Windows, as_batch, as_predictions, as_sequences, check_text, count
+from jlstm.data import Streams, Windows, count
 from jlstm.devices import everywhere, replicate
+from jlstm.inputs import as_batch, as_predictions, as_sequences, check_text
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params

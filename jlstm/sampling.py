@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
 from jlstm.config import LSTMConfig
-from jlstm.data import check_scores_ids, filled_up, inputs_of, is_boxed
+from jlstm.data import filled_up, inputs_of
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.inputs import check_scores_ids, is_boxed
 from jlstm.model import ModelParams, params_shapes, read_out, stepper, weights_of, zero_state
 
 __all__ = ["generate", "stream"]
