@@ -1,7 +1,7 @@
-"""What training takes its mini-batches from: `Batch`, `Windows` and `Streams`."""
+"""What training takes its mini-batches from: `Batch`, `Windows` and `Streams`, each through the protocol `Data`."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,77 @@ from jax import Array
 from jlstm.checks import class_ids, numbers, whole_number
 from jlstm.config import LSTMConfig
 
-__all__ = [
-    "Batch",
-    "Data",
-    "Streams",
-    "Windows",
-    "characters_with_room",
-    "count",
-    "filled_up",
-    "inputs_of",
-    "rounded_up",
-    "some_of",
-    "steps_of",
-    "steps_with_room",
-    "take",
-    "with_room",
-]
+__all__ = ["Batch", "Data", "Streams", "Windows", "filled_up", "inputs_of", "rounded_up", "take"]
 
 LEAST_STEPS, LEAST_CHARACTERS = 16, 2**16  # shorter sequences, and texts, share a compiled shape
+
+
+class Data(Protocol):
+    """What a kind of data says about itself, all that training asks; to pass through `jit`, it is a pytree.
+
+    Example:
+        >>> data: Data = Windows(np.arange(10), length=4)
+        >>> data.sequences, data.steps, data.streams, data.lengths
+        (6, 4, 0, None)
+        >>> data.gather(np.array([0, 5]), 2, LSTMConfig(input_size=10, hidden_size=8, output_size=10)).xs
+        array([[0, 1],
+               [5, 6]], dtype=int32)
+    """
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences an epoch reads."""
+
+    @property
+    def steps(self) -> int:
+        """How many time steps each of them has, those of padding included."""
+
+    @property
+    def lengths(self) -> Any:
+        """How many steps of each are real, `[sequences]` integers, by which training divides them; all where None."""
+
+    @property
+    def streams(self) -> int:
+        """How many rows each mini-batch has, where they go on in the next with the state carried; 0 where none does."""
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw in which order an epoch gathers its sequences.
+
+        Args:
+            rng: NumPy's random numbers, others in each epoch.
+
+        Returns:
+            The row of each for `gather`, `[sequences]` integers from 0 up, of which the first of B mini-batches gets
+            those at 0, B, 2B and so on. Where there are no `streams`, they are all numbers below `sequences`.
+        """
+
+    def gather(self, rows: Any, steps: int, config: LSTMConfig) -> "Batch":
+        """Gather the first steps of some sequences, inside a compiled call or out of it.
+
+        Args:
+            rows: which sequences, `[batch]` integers.
+            steps: how many of their steps; what is left out is padding.
+            config: the network that will read them.
+
+        Returns:
+            The batch.
+        """
+
+    def room(self, *, roomy: bool) -> tuple[int, int]:
+        """Return how many sequences and steps data have at the most that are of the same shape `with_room`."""
+
+    def with_room(self, config: LSTMConfig, *, roomy: bool, masked: bool) -> "Data":
+        """Return the data in arrays of sizes that others near by have too, so that they need no compilation of theirs.
+
+        Args:
+            config: the network that will read them.
+            roomy: whether all sizes are powers of two; else only the number of sequences, or of characters, is rounded
+                up, by a sixteenth at the most.
+            masked: whether lengths are to be known, also where all sequences are of one.
+
+        Returns:
+            The same data for `gather`, with nothing behind them; a copy, where there is anything to fill up.
+        """
 
 
 class Batch(NamedTuple):
@@ -38,6 +91,7 @@ class Batch(NamedTuple):
         xs: the inputs, `[batch, time, I]`, or ids `[batch, time]`.
         ys: the targets, `[batch, time]` or `[batch, time, C]`; without the time axis where there is one a sequence.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
+        resets: where the network's state is zero before the step, `[batch, time]` booleans; nowhere where None.
 
     Example:
         >>> Batch(jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int)).lengths is None
@@ -47,6 +101,59 @@ class Batch(NamedTuple):
     xs: Any
     ys: Any
     lengths: Any = None
+    resets: Any = None
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are."""
+        return self.xs.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """How many time steps each of them has, those of padding included."""
+        return self.xs.shape[1]
+
+    @property
+    def streams(self) -> int:
+        """None of them goes on from another."""
+        return 0
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw an order of all sequences, `[sequences]`."""
+        return rng.permutation(self.sequences)
+
+    def gather(self, rows: Any, steps: int, config: LSTMConfig) -> "Batch":
+        """Return the first `steps` steps of the sequences `rows`."""
+        return Batch(
+            self.xs[rows, :steps],
+            self.ys[rows, :steps] if config.target == "each" else self.ys[rows],
+            None if self.lengths is None else self.lengths[rows],
+            None if self.resets is None else self.resets[rows, :steps],
+        )
+
+    def room(self, *, roomy: bool) -> tuple[int, int]:
+        """Return both as powers of two, the steps from 16 up; or only the sequences, a sixteenth more at the most."""
+        if not roomy:
+            return rounded_up(self.sequences, 5), self.steps
+        return rounded_up(self.sequences, 1), max(LEAST_STEPS, rounded_up(self.steps, 1))
+
+    def with_room(self, config: LSTMConfig, *, roomy: bool, masked: bool) -> "Batch":
+        """Return the same sequences with sequences and steps of nothing behind them.
+
+        Example:
+            >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+            >>> data = Batch(np.ones((5, 20, 1)), np.ones((5, 20), int)).with_room(config, roomy=True, masked=True)
+            >>> data.xs.shape, data.lengths
+            ((8, 32, 1), array([20, 20, 20, 20, 20,  0,  0,  0], dtype=int32))
+        """
+        rows, steps = self.room(roomy=roomy)
+        lengths = np.full(self.sequences, self.steps) if masked and self.lengths is None else self.lengths
+        return Batch(
+            filled_up(self.xs, rows, steps),
+            filled_up(self.ys, rows, steps) if config.target == "each" else filled_up(self.ys, rows),
+            None if lengths is None else filled_up(np.asarray(lengths, np.int32), rows),
+            None if self.resets is None else filled_up(self.resets, rows, steps),
+        )
 
 
 @jax.tree_util.register_pytree_node_class
@@ -75,6 +182,8 @@ class Windows:
     ids: Any
     length: int
     stride: int = 1
+    streams: ClassVar[int] = 0  # none goes on from another
+    lengths: ClassVar[None] = None  # all are of one
 
     def __post_init__(self) -> None:
         for name in ("length", "stride"):
@@ -83,6 +192,33 @@ class Windows:
 
     def __len__(self) -> int:
         return -(-(self.ids.shape[0] - self.length) // self.stride)
+
+    @property
+    def sequences(self) -> int:
+        """How many windows there are."""
+        return len(self)
+
+    @property
+    def steps(self) -> int:
+        """The length of a window."""
+        return self.length
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw an order of all windows, `[sequences]`."""
+        return rng.permutation(self.sequences)
+
+    def gather(self, rows: Any, steps: int, config: LSTMConfig) -> Batch:
+        """Return the first `steps` steps of the windows `rows`."""
+        places = (rows * self.stride)[:, None] + jnp.arange(steps + 1)[None]
+        return _with_next(self.ids[places], config)
+
+    def room(self, *, roomy: bool) -> tuple[int, int]:
+        """Return as many windows as characters with room, or a sixteenth more at the most; and their length."""
+        return _characters_with_room(self.ids, True) if roomy else rounded_up(self.sequences, 5), self.steps
+
+    def with_room(self, config: LSTMConfig, *, roomy: bool, masked: bool) -> "Windows":
+        """Return the same windows with room behind the text."""
+        return _text_with_room(self, roomy)
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
         return (self.ids,), (self.length, self.stride)
@@ -127,6 +263,7 @@ class Streams:
     streams: int
     length: int
     characters: int = field(init=False)
+    lengths: ClassVar[None] = None  # all windows are of one
 
     def __post_init__(self) -> None:
         for name in ("streams", "length"):
@@ -140,6 +277,34 @@ class Streams:
         """How many windows each stream has."""
         return (self.characters - 1) // self.streams // self.length
 
+    @property
+    def sequences(self) -> int:
+        """How many windows all streams have."""
+        return self.windows * self.streams
+
+    @property
+    def steps(self) -> int:
+        """The length of a window."""
+        return self.length
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw where the text is cut, and return where each window starts, stream by stream, `[sequences]`."""
+        streams = rng.integers(self.characters) + np.arange(self.streams) * ((self.characters - 1) // self.streams)
+        return ((streams[:, None] + np.arange(self.windows) * self.length) % self.characters).ravel()
+
+    def gather(self, rows: Any, steps: int, config: LSTMConfig) -> Batch:
+        """Return `steps` steps from each of the places `rows` on, the text read as a ring."""
+        places = rows[:, None] + jnp.arange(steps + 1)[None]
+        return _with_next(self.ids[places % self.characters], config)
+
+    def room(self, *, roomy: bool) -> tuple[int, int]:
+        """Return as many windows as fit into the characters with room; and their length."""
+        return _characters_with_room(self.ids, roomy) // self.length, self.steps
+
+    def with_room(self, config: LSTMConfig, *, roomy: bool, masked: bool) -> "Streams":
+        """Return the same streams with room behind the text, which the ring leaves out."""
+        return _text_with_room(self, roomy)
+
     def tree_flatten(self) -> tuple[tuple, tuple]:
         return (self.ids, self.characters), (self.streams, self.length)
 
@@ -151,74 +316,46 @@ class Streams:
         return streams
 
 
-Data = Batch | Windows | Streams
-
-
-def count(data: Data) -> int:
-    """Return how many sequences `data` holds."""
-    if isinstance(data, Streams):
-        return data.streams
-    return len(data) if isinstance(data, Windows) else data.xs.shape[0]
-
-
-def steps_of(data: Data) -> int:
-    """Return how many time steps each sequence has, those of padding included."""
-    return data.xs.shape[1] if isinstance(data, Batch) else data.length
-
-
-def steps_with_room(data: Data) -> int:
-    """Return how many it has where there is room: of arrays a power of two from 16 up, windows are as they are."""
-    return max(LEAST_STEPS, rounded_up(steps_of(data), 1)) if isinstance(data, Batch) else data.length
-
-
-def characters_with_room(text: Windows | Streams) -> int:
-    """Return how many characters a text has where there is room: a power of two from 65,536 up."""
-    return max(LEAST_CHARACTERS, rounded_up(len(text.ids), 1))
-
-
-def with_room(data: Data, config: LSTMConfig, *, roomy: bool, masked: bool) -> Data:
-    """Return data in arrays of sizes that others near by have too, so that they need no compilation of their own.
+def take(data: Data, rows: Any, config: LSTMConfig, *, masked: bool = False) -> Batch:
+    """Gather a mini-batch, inside a compiled call.
 
     Args:
         data: all sequences.
+        rows: which ones to take, `[batch]` integers, as `order` gives them.
         config: the network that will read them.
-        roomy: whether the numbers of sequences, or of characters, and of time steps are powers of two; else only the
-            first is rounded up, by a sixteenth at the most.
-        masked: whether lengths are to be known, also where all sequences are of one.
+        masked: whether some of `rows` may be negative; each of those gives a sequence of length 0.
 
     Returns:
-        The same data for `take`, with nothing behind them; a copy, where there is anything to fill up.
+        The batch.
 
     Example:
-        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> data = with_room(Batch(np.ones((5, 20, 1)), np.ones((5, 20), int)), config, roomy=True, masked=True)
-        >>> data.xs.shape, data.lengths
-        ((8, 32, 1), array([20, 20, 20, 20, 20,  0,  0,  0], dtype=int32))
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=10)
+        >>> take(Windows(np.arange(10), length=4), jnp.array([0, 5]), config).ys
+        Array([[1, 2, 3, 4],
+               [6, 7, 8, 9]], dtype=int32)
     """
-    if not isinstance(data, Batch):
-        (ids, *rest), form = jax.tree.flatten(data)
-        characters = characters_with_room(data) if roomy else rounded_up(len(ids), 5)
-        return jax.tree.unflatten(form, [filled_up(ids, characters), *rest])
-    rows, steps = rounded_up(count(data), 1 if roomy else 5), steps_with_room(data) if roomy else steps_of(data)
-    lengths = np.full(count(data), steps_of(data)) if masked and data.lengths is None else data.lengths
-    return Batch(
-        filled_up(data.xs, rows, steps),
-        filled_up(data.ys, rows, steps) if config.target == "each" else filled_up(data.ys, rows),
-        None if lengths is None else filled_up(np.asarray(lengths, np.int32), rows),
-    )
+    batch = jax.tree.map(jnp.asarray, data).gather(jnp.maximum(rows, 0), data.steps, config)
+    if masked:
+        lengths = data.steps if batch.lengths is None else batch.lengths
+        batch = batch._replace(lengths=jnp.where(rows < 0, 0, lengths))
+    return batch
 
 
-def some_of(data: Batch, rows: np.ndarray, steps: int, config: LSTMConfig) -> Batch:
-    """Return some of the sequences, which are no longer than `steps`, without the padding behind those.
+def inputs_of(ids: Array, config: LSTMConfig) -> Array:
+    """Return what a network reads for class ids: with one feature the number `id / output_size`, else ids themselves.
+
+    Args:
+        ids: `[batch, time]` or `[batch]` integers.
+        config: the network.
+
+    Returns:
+        Floats of the shape of `ids` with an axis of 1 behind it, or `ids`, which stand for one-hot vectors.
 
     Example:
-        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> data = Batch(np.ones((3, 9, 1)), np.ones((3, 9), int), np.array([2, 9, 4]))
-        >>> some_of(data, np.array([0, 2]), 4, config).xs.shape
-        (2, 4, 1)
+        >>> inputs_of(jnp.array([[1, 2]]), LSTMConfig(input_size=1, hidden_size=8, output_size=4)).tolist()
+        [[[0.25], [0.5]]]
     """
-    ys = data.ys[rows, :steps] if config.target == "each" else data.ys[rows]
-    return Batch(data.xs[rows, :steps], ys, data.lengths[rows])
+    return ids[..., None] / config.output_size if config.inputs == "features" and config.input_size == 1 else ids
 
 
 def rounded_up(number: int, digits: int) -> int:
@@ -247,55 +384,6 @@ def filled_up(array: Any, *shape: int) -> Any:
     return filled
 
 
-def take(data: Data, rows: Array, config: LSTMConfig, *, masked: bool = False) -> Batch:
-    """Gather sequences into a batch, inside a compiled call.
-
-    Args:
-        data: all sequences.
-        rows: which ones to take, `[batch]` integers; of `Streams` the places where their windows start.
-        config: the network that will read them.
-        masked: whether some of `rows` may be negative; each of those gives a sequence of length 0.
-
-    Returns:
-        The batch.
-
-    Example:
-        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=10)
-        >>> take(Windows(np.arange(10), length=4), jnp.array([0, 5]), config).ys
-        Array([[1, 2, 3, 4],
-               [6, 7, 8, 9]], dtype=int32)
-    """
-    found = jnp.maximum(rows, 0)
-    if not isinstance(data, Batch):
-        starts = found * data.stride if isinstance(data, Windows) else found
-        places = starts[:, None] + jnp.arange(data.length + 1)[None]
-        ids = jnp.asarray(data.ids)[places % data.characters if isinstance(data, Streams) else places]
-        batch = Batch(inputs_of(ids[:, :-1], config), ids[:, -1] if config.target == "last" else ids[:, 1:])
-    else:
-        batch = jax.tree.map(lambda array: jnp.asarray(array)[found], data)
-    if masked:
-        lengths = batch.xs.shape[1] if batch.lengths is None else batch.lengths
-        batch = batch._replace(lengths=jnp.where(rows < 0, 0, lengths))
-    return batch
-
-
-def inputs_of(ids: Array, config: LSTMConfig) -> Array:
-    """Return what a network reads for class ids: with one feature the number `id / output_size`, else ids themselves.
-
-    Args:
-        ids: `[batch, time]` or `[batch]` integers.
-        config: the network.
-
-    Returns:
-        Floats of the shape of `ids` with an axis of 1 behind it, or `ids`, which stand for one-hot vectors.
-
-    Example:
-        >>> inputs_of(jnp.array([[1, 2]]), LSTMConfig(input_size=1, hidden_size=8, output_size=4)).tolist()
-        [[[0.25], [0.5]]]
-    """
-    return ids[..., None] / config.output_size if config.inputs == "features" and config.input_size == 1 else ids
-
-
 def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
     array = np.asarray(numbers("ids", ids))
     if array.ndim != 1:
@@ -306,3 +394,17 @@ def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
     if len(array) <= length:
         raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")
     return class_ids("ids", array, 2**31 - 1)
+
+
+def _characters_with_room(ids: Any, roomy: bool) -> int:
+    return max(LEAST_CHARACTERS, rounded_up(len(ids), 1)) if roomy else rounded_up(len(ids), 5)
+
+
+def _text_with_room(text: Any, roomy: bool) -> Any:
+    (ids, *rest), form = jax.tree.flatten(text)
+    return jax.tree.unflatten(form, [filled_up(ids, _characters_with_room(ids, roomy)), *rest])
+
+
+def _with_next(ids: Any, config: LSTMConfig) -> Batch:
+    """Return all ids but the last, `[batch, time]` of `[batch, time + 1]`, with the next ones as their targets."""
+    return Batch(inputs_of(ids[:, :-1], config), ids[:, 1:] if config.target == "each" else ids[:, -1])

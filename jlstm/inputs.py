@@ -21,7 +21,7 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
             `[T]`, which may differ in length. Where `config.inputs` is "tokens", ids `[N, T]` or a list of `[T]`.
         Y: the targets, an array or a list of N: for "cross_entropy" one-hot columns `[N, T, C, 1]`, probabilities
             `[N, T, C]` or class ids `[N, T]`; for "mse" values `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output.
-            Without the time axis where `config.target` is "last".
+            Without the time axis where there is one a sequence.
         config: the network that will read them.
         names: what to call the two in an error.
 
@@ -89,7 +89,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
     """Check what `predict` returned together with the targets to compare it with.
 
     Args:
-        predictions: `[T, C, 1]` or `[N, T, C, 1]`, or a list of the first; without T where `config.target` is "last".
+        predictions: `[T, C, 1]` or `[N, T, C, 1]`, or a list of the first; without T where there is one a sequence.
         targets: the targets of the same sequences, in any form that `as_batch` takes.
         config: the network.
 
@@ -136,7 +136,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
 
 def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> Windows | Streams:
     """Return a text that fits the network, or raise a ValueError that says what does not fit."""
-    check_scores_ids(config, name, each=isinstance(text, Streams))
+    check_scores_ids(config, name, each=bool(text.streams))
     if text.ids.max() >= config.output_size:
         raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {text.ids.max()}")
     return text
@@ -249,7 +249,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
                 advice = ONE_EACH if single else ""
                 raise ValueError(f"{name}[{k}]: expected {n} time steps as in {x_name}[{k}], got {len(y)}{advice}")
     if isinstance(ys, list):
-        if config.target == "last" or len({y.shape[1:] for y in ys}) > 1:
+        if config.target != "each" or len({y.shape[1:] for y in ys}) > 1:
             raise ValueError(f"{name}: expected targets of one shape, got {sorted({y.shape for y in ys})}")
         ys = _pad(ys, steps.max())
     real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
@@ -266,7 +266,7 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
         advice = ""
         if config.loss == "mse" and ys.ndim in (rank, rank + 1):
             advice = f"; a network for them has output_size={1 if ys.ndim == rank else ys.shape[-1]}"
-        elif config.target == "last" and ys.ndim == 2:
+        elif config.target != "each" and ys.ndim == 2:
             advice = "; a network that has a target for each time step is made with target='each'"
         raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}{advice}")
     ys = finite_numbers(name, ys)

@@ -13,7 +13,7 @@ from jax.tree_util import keystr
 from jlstm.checkpoint import Saved, load, save
 from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
 from jlstm.config import LSTMConfig
-from jlstm.data import Streams, Windows, count
+from jlstm.data import Streams, Windows
 from jlstm.devices import everywhere, replicate
 from jlstm.inputs import as_batch, as_predictions, as_sequences, check_text
 from jlstm.learning import Standing, learn, whole_patience
@@ -202,10 +202,10 @@ class LSTMNetwork:
         if switch("keep_best", keep_best) and held_out is None:
             raise ValueError("keep_best: expected False without validation, got True")
         patience = whole_patience(patience, held_out is not None)
-        batch_size = self.batch_size or max(1, min(64, count(data) // 15))
+        batch_size = self.batch_size or max(1, min(64, (data.streams or data.sequences) // 15))
         reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
         before = self._trained
-        sequences = data.windows * data.streams if isinstance(data, Streams) else count(data)
+        sequences = data.sequences
 
         def trained(report: Report, history: History) -> _Trained:
             done = before.epochs + report.epoch + int(report.part)

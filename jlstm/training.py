@@ -15,21 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import alike, describe, prng_key
 from jlstm.config import LSTMConfig, check_config
-from jlstm.data import (
-    Batch,
-    Data,
-    Streams,
-    Windows,
-    characters_with_room,
-    count,
-    filled_up,
-    rounded_up,
-    some_of,
-    steps_of,
-    steps_with_room,
-    take,
-    with_room,
-)
+from jlstm.data import Batch, Data, filled_up, rounded_up, take
 from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.losses import summed_loss
 from jlstm.model import ModelParams, params_shapes, weights_of, zero_state
@@ -63,7 +49,7 @@ class TrainState(NamedTuple):
         opt_state: the optimiser's state.
         key: the key of the shuffles and of dropout, of `jax.random.key`.
         step: how many steps were taken, an int32 scalar.
-        memory: the network's state that the next batch goes on from, where batches are windows of `Streams`; else None.
+        memory: the network's state that the next batch goes on from, where it does (see `Data.streams`); else None.
     """
 
     params: ModelParams
@@ -132,7 +118,14 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, .
 
         def share(params: ModelParams) -> tuple[Array, Any]:
             total, (real, memory) = summed_loss(
-                params, batch.xs, batch.ys, config, state=state.memory, lengths=batch.lengths, key=key
+                params,
+                batch.xs,
+                batch.ys,
+                config,
+                state=state.memory,
+                lengths=batch.lengths,
+                key=key,
+                resets=batch.resets,
             )
             return total / jnp.maximum(_sum(real), 1), memory
 
@@ -204,7 +197,7 @@ def fit(
 ) -> Iterator[Report]:
     """Train for some epochs of mini-batches, shuffled anew in each, and report after every compiled call.
 
-    The batches of `Streams` are their windows in order, and the network's state is carried from each to the next.
+    Where the data are `streams`, each mini-batch goes on where the one before it ended, with the network's state.
 
     Sequences of different length are divided into parts of similar lengths, each computed at its own longest. Each
     mini-batch is drawn from one part, anew in each epoch, and those of all parts come in any order.
@@ -218,7 +211,7 @@ def fit(
         data: all sequences with their targets.
         epochs: how often to go through `data`.
         batch_size: the most sequences a mini-batch may have; those of a part differ by one sequence at the most, and a
-            part of few sequences is one smaller mini-batch. `Streams` have a batch of their own size.
+            part of few sequences is one smaller mini-batch. Streams have a batch of their own size.
         config: the network.
         optimizer: a callable from a learning-rate schedule to anything that optax calls an optimiser; another function
             compiles anew, also where it computes the same (see `by_what_they_compute`).
@@ -232,13 +225,13 @@ def fit(
     """
     parts = _parts(data, batch_size, state.params, float(schedule.first_epoch) + epochs, config)
     mesh, batches = parts[0].mesh, sum(part.batches for part in parts)
-    held = [replicate(with_room(part.data, config, roomy=part.roomy, masked=part.masked), mesh) for part in parts]
+    held = [replicate(part.data.with_room(config, roomy=part.roomy, masked=part.masked), mesh) for part in parts]
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     sizes = [1] * len(parts)
     for epoch in range(epochs):
         rngs = [_rng(state.key, state.step, k) for k in range(len(parts) + 1)]
         orders = [replicate(_draw_order(rng, part), mesh) for rng, part in zip(rngs, parts, strict=False)]
-        if isinstance(data, Streams):
+        if data.streams:
             state = state._replace(memory=scatter(zero_state(state.params, parts[0].width, cell=config.cell), mesh))
         total, done = replicate(_zero(), mesh), 0
         for k, start, end in _runs(rngs[-1], parts):
@@ -271,23 +264,16 @@ def fit(
 
 def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float) -> int:
     """Return how many mini-batches an epoch of `fit` has in a training that ends with so many epochs."""
-    if isinstance(data, Streams):
-        return data.windows
-    return sum(-(-len(rows) // batch_size) for rows, _ in _divided(data, batch_size, params, epochs))
+    width = data.streams or batch_size
+    return sum(-(-len(rows) // width) for rows, _ in _divided(data, batch_size, params, epochs))
 
 
-def _batches_of(data: Data, batch_size: int) -> int:
-    return data.windows if isinstance(data, Streams) else -(-count(data) // batch_size)
-
-
-def evaluate(
-    params: ModelParams, data: Batch | Windows, *, batch_size: int, config: LSTMConfig, times: int = 1
-) -> float:
+def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMConfig, times: int = 1) -> float:
     """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences.
 
     Args:
         params: the network's parameters.
-        data: sequences with their targets.
+        data: sequences with their targets, none of which goes on from another (`streams` are 0).
         batch_size: the most sequences that are computed together.
         config: the network.
         times: how often this will be asked, which decides whether to compile for exactly these data (see `_divided` and
@@ -300,8 +286,8 @@ def evaluate(
     mesh = parts[0].mesh
     params, sums = replicate((params, (_zero(), _zero())), mesh)
     for part in parts:
-        order = filled_up(_batches(np.arange(count(part.data)), part.batches, part.width), part.most)
-        held = with_room(part.data, config, roomy=part.roomy, masked=part.masked)
+        order = filled_up(_batches(np.arange(part.data.sequences), part.batches, part.width), part.most)
+        held = part.data.with_room(config, roomy=part.roomy, masked=part.masked)
         held, order = replicate((held, order), mesh)
         size, start = 1, 0
         while start < part.batches:
@@ -324,12 +310,12 @@ def _divided(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     The cuts are those that cost least in all: the steps of padding in all epochs, a call for each mini-batch, and the
     compilation of each shape are weighed against each other (by dynamic programming).
     """
-    if not isinstance(data, Batch) or data.lengths is None:
-        return [(np.arange(count(data)), steps_of(data))]
-    lengths, weights = np.clip(data.lengths, 1, steps_of(data)), sum(leaf.size for leaf in jax.tree.leaves(params))
+    if data.lengths is None or data.streams:
+        return [(np.arange(data.sequences), data.steps)]
+    lengths, weights = np.clip(data.lengths, 1, data.steps), sum(leaf.size for leaf in jax.tree.leaves(params))
     # All numbers of epochs between two powers of two have the same parts, and share what was compiled for them.
     epochs = rounded_up(max(1, int(epochs)), 1)
-    cuts = sorted({0, *(min(rounded_up(int(n), 3), steps_of(data)) for n in np.unique(lengths))})
+    cuts = sorted({0, *(min(rounded_up(int(n), 3), data.steps) for n in np.unique(lengths))})
     below = [int((lengths <= cut).sum()) for cut in cuts]
 
     def seconds(i: int, j: int) -> float:
@@ -377,7 +363,7 @@ class _Part(NamedTuple):
 def _parts(data: Data, batch_size: int, params: ModelParams, epochs: float, config: LSTMConfig) -> list[_Part]:
     """Return the data in parts of similar lengths, with their shapes, all for the devices of the widest."""
     divided = _divided(data, batch_size, params, epochs)
-    pieces = [data] if len(divided) == 1 else [some_of(data, *part, config) for part in divided]  # type: ignore[arg-type]
+    pieces = [data] if len(divided) == 1 else [data.gather(rows, steps, config) for rows, steps in divided]
     parts = [_lay_out(piece, batch_size, params, epochs) for piece in pieces]
     mesh = max((part.mesh for part in parts), key=lambda mesh: mesh.size if mesh else 1)
     widths = [to_whole_devices(part.width, mesh) for part in parts]
@@ -394,29 +380,26 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     time than to compile for other shapes; else the steps are as they are, and there are a sixteenth more rows at most.
     To leave out steps of nothing by a `lax.cond` in the gradient made each step 1.2 to 2.6 times as long.
     """
-    batches = _batches_of(data, batch_size)
-    if isinstance(data, Streams):
-        # Streams and windows are of their own sizes, and only the text is filled up, which costs nothing.
-        most = characters_with_room(data) // (data.streams * data.length)
-        mesh = mesh_for(data.streams, weights_of(params))
-        width = to_whole_devices(data.streams, mesh)
-        return _Part(data, batches, most, width, mesh, width > data.streams, roomy=True)
-    real, steps = -(-count(data) // batches), steps_of(data)
+    batches = -(-data.sequences // (data.streams or batch_size))
+    real = -(-data.sequences // batches)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def seconds(width: int, steps: int) -> float:
         return epochs * _epoch_seconds(batches, width, steps, weights)
 
-    added = MASKED * seconds(rounded_up(real, 1), steps_with_room(data)) - seconds(real, steps)
-    roomy = added < ADDED_SECONDS
-    digits = 1 if roomy else 5
-    width, rows = rounded_up(real, digits), rounded_up(count(data), digits)
-    if roomy and isinstance(data, Windows):
-        rows = characters_with_room(data)  # as many windows at the most
-    most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
+    _, longest = data.room(roomy=True)
+    added = MASKED * seconds(rounded_up(real, 1), longest) - seconds(real, data.steps)
+    roomy = bool(data.streams) or added < ADDED_SECONDS
+    rows, _ = data.room(roomy=roomy)
+    if data.streams:  # their mini-batches are of their own size, and room behind a text costs nothing
+        width, most = real, rows // real
+    else:
+        width = rounded_up(real, 1 if roomy else 5)
+        most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width, weights_of(params))
     width = to_whole_devices(width, mesh)
-    return _Part(data, batches, most, width, mesh, roomy or batches * width > count(data), roomy)
+    masked = (roomy and not data.streams) or batches * width > data.sequences
+    return _Part(data, batches, most, width, mesh, masked, roomy)
 
 
 def _batches(order: np.ndarray, batches: int, width: int) -> np.ndarray:
@@ -443,15 +426,7 @@ def _runs(rng: np.random.Generator, parts: list[_Part]) -> Iterator[tuple[int, i
 
 def _draw_order(rng: np.random.Generator, part: _Part) -> np.ndarray:
     """Return what the mini-batches of a part `take` in an epoch, `[most, width]`, filled up with -1; no more follow."""
-    data, batches, width = part.data, part.batches, part.width
-    if not isinstance(data, Streams):
-        return filled_up(_batches(rng.permutation(count(data)), batches, width), part.most)
-    length = data.characters
-    starts = rng.integers(length) + np.arange(data.streams) * ((length - 1) // data.streams)
-    starts = (starts + np.arange(batches)[:, None] * data.length) % length
-    order = np.full((batches, width), -1, np.int32)
-    order[:, : data.streams] = starts
-    return filled_up(order, part.most)
+    return filled_up(_batches(part.data.order(rng), part.batches, part.width), part.most)
 
 
 @compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))
@@ -498,7 +473,7 @@ def _train_steps(
 def _sum_losses(
     sums: tuple[Array, Array],
     params: ModelParams,
-    data: Batch | Windows,
+    data: Data,
     order: Array,
     start: Array,
     stop: Array,
@@ -507,10 +482,12 @@ def _sum_losses(
     masked: bool,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
-    def add(sums: tuple[Array, Array], params: ModelParams, data: Batch | Windows, order: Array) -> tuple[Array, Array]:
+    def add(sums: tuple[Array, Array], params: ModelParams, data: Data, order: Array) -> tuple[Array, Array]:
         def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             batch = take(data, order[k], config, masked=masked)
-            total, (real, _) = summed_loss(params, batch.xs, batch.ys, config, lengths=batch.lengths)
+            total, (real, _) = summed_loss(
+                params, batch.xs, batch.ys, config, lengths=batch.lengths, resets=batch.resets
+            )
             found = lax.psum((total, real), AXIS) if mesh else (total, real)
             return sums[0] + found[0], sums[1] + found[1]
 

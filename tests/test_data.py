@@ -1,5 +1,6 @@
 """What training takes its mini-batches from: sequences, windows over a text, and streams."""
 
+import dataclasses
 import re
 
 import jax
@@ -11,13 +12,9 @@ from jlstm.data import (
     Batch,
     Streams,
     Windows,
-    count,
     inputs_of,
     rounded_up,
-    steps_of,
-    steps_with_room,
     take,
-    with_room,
 )
 from jlstm.model import LSTMConfig
 
@@ -54,7 +51,7 @@ NUMBER_LAST, ONE_HOT_LAST = LSTMConfig(1, 4, 5, target="last"), LSTMConfig(5, 4,
 @pytest.mark.parametrize("stride", [1, 2, 3, 40])
 def test_windows_are_as_many_as_documented(length, stride):
     windows = Windows(TEXT, length, stride)
-    assert len(windows) == count(windows) == len(range(0, len(TEXT) - length, stride))
+    assert len(windows) == windows.sequences == len(range(0, len(TEXT) - length, stride))
 
 
 @parametrize(
@@ -90,7 +87,7 @@ def test_take_rows_in_any_order_and_more_than_once():
     xs = np.array([[0.5, 1.0], [2.0, 0.0], [0.25, 3.0], [4.0, 0.0]])[..., None]
     batch = Batch(xs, np.array([[0, 1], [2, 0], [1, 0], [2, 0]]), np.array([2, 1, 2, 1]))
     taken = take(batch, rows, ONE)
-    for array, whole in zip(taken, batch, strict=True):
+    for array, whole in zip(taken[:3], batch[:3], strict=True):
         np.testing.assert_array_equal(array, whole[rows])
 
 
@@ -117,7 +114,7 @@ def test_negative_rows_have_length_zero_where_padded(data, lengths):
 def test_take_leaves_lengths_alone_where_nothing_is_padded():
     assert take(Batch(X[..., None], IDS), np.array([1]), ONE).lengths is None
     np.testing.assert_array_equal(take(Batch(X[..., None], IDS, np.array([2, 1])), np.array([1]), ONE).lengths, [1])
-    assert count(Batch(X[..., None], IDS)) == 2
+    assert Batch(X[..., None], IDS).sequences == 2
 
 
 def test_windows_hold_nothing_but_the_ids():
@@ -181,7 +178,7 @@ def test_windows_start_at_every_character_unless_told_otherwise():
 def test_windows_of_a_stream_are_as_many_as_fit_with_their_targets(streams, length):
     data = Streams(TEXT, streams, length)
     assert data.windows == (22 // streams) // length >= 1
-    assert count(data) == streams
+    assert data.sequences == streams * data.windows
 
 
 @pytest.mark.parametrize("config", [NUMBER, OF_TOKENS])
@@ -242,31 +239,155 @@ def test_sizes_are_rounded_to_so_many_binary_digits():
 def test_data_with_room_give_the_same_batches(config):
     ys = IDS if config is ONE else IDS[:, 0]
     batch = Batch(np.float32(X)[..., None], ys, None)
-    assert with_room(batch, config, roomy=False, masked=False) == batch
-    roomy = with_room(Batch(*(np.concatenate([a, a[:1]]) for a in batch[:2])), config, roomy=True, masked=True)
+    assert batch.with_room(config, roomy=False, masked=False) == batch
+    roomy = Batch(*(np.concatenate([a, a[:1]]) for a in batch[:2])).with_room(config, roomy=True, masked=True)
     assert (roomy.xs.shape, roomy.ys.shape) == ((4, 16, 1), (4, 16) if config is ONE else (4,))
     taken = take(roomy, np.array([1, -1]), config, masked=True)
     np.testing.assert_array_equal(taken.lengths, [2, 0])
     np.testing.assert_array_equal(taken.xs[0, :2, 0], X[1])
     np.testing.assert_array_equal(taken.ys[0, :2] if config is ONE else taken.ys[0], ys[1])
-    ragged = with_room(batch._replace(lengths=np.array([1, 2])), config, roomy=True, masked=True)
+    ragged = batch._replace(lengths=np.array([1, 2])).with_room(config, roomy=True, masked=True)
     np.testing.assert_array_equal(ragged.lengths, [1, 2])
 
 
 def test_texts_with_room_give_the_same_windows():
     places = np.array([0, 17, 18])
     for text in (Windows(TEXT, 4), Streams(TEXT, 3, 4)):
-        roomy = with_room(text, NUMBER, roomy=True, masked=False)
+        roomy = text.with_room(NUMBER, roomy=True, masked=False)
         assert roomy.ids.shape == (2**16,)
-        assert with_room(text, NUMBER, roomy=False, masked=False).ids.shape == (23,)
+        assert text.with_room(NUMBER, roomy=False, masked=False).ids.shape == (23,)
         jax.tree.map(np.testing.assert_array_equal, take(roomy, places, NUMBER), take(text, places, NUMBER))
 
 
 def test_steps():
-    for data_, steps, with_room_ in (
+    for data, steps, with_room in (
         (Batch(np.zeros((3, 5, 1)), np.zeros((3, 5))), 5, 16),
         (Batch(np.zeros((3, 17, 1)), np.zeros((3, 17))), 17, 32),
         (Windows(TEXT, 4, 2), 4, 4),
         (Streams(TEXT, 2, 4), 4, 4),
     ):
-        assert (steps_of(data_), steps_with_room(data_)) == (steps, with_room_)
+        assert (data.steps, data.room(roomy=True)[1], data.room(roomy=False)[1]) == (steps, with_room, steps)
+
+
+# What every kind of data has to say
+
+OFFSETS = np.arange(8)
+LONG = np.random.default_rng(1).integers(5, size=(6, 8))
+BATCH = Batch(LONG[:, :-1], LONG[:, 1:])
+RAGGED = BATCH._replace(lengths=np.array([7, 2, 3, 7, 1, 5]), resets=np.random.default_rng(2).random((6, 7)) < 0.3)
+# Data with the text, `[rows, time + 1]`, that each row reads and has for its targets.
+KINDS = {
+    "batch": (BATCH, LONG),
+    "batch with lengths and resets": (RAGGED, LONG),
+    "windows": (Windows(TEXT, 7, 2), np.stack([TEXT[start : start + 8] for start in range(0, 16, 2)])),
+    "streams": (Streams(TEXT, 2, 5), np.stack([TEXT[(start + OFFSETS[:6]) % 23] for start in range(23)])),
+}
+every_kind = parametrize(("data", "texts"), KINDS)
+
+
+def assert_gathered(batch, data, texts, rows, steps):
+    """Assert that a batch has these rows; behind their lengths it may have anything."""
+    rows, steps = np.asarray(rows), np.full(len(rows), steps)
+    if data.lengths is not None:
+        steps = np.minimum(steps, data.lengths[rows])
+        np.testing.assert_array_equal(batch.lengths, data.lengths[rows])
+    for k, (row, n) in enumerate(zip(rows, steps, strict=True)):
+        np.testing.assert_array_equal(batch.xs[k, :n], texts[row, :n])
+        np.testing.assert_array_equal(batch.ys[k, :n], texts[row, 1 : n + 1])
+        if batch.resets is not None:
+            np.testing.assert_array_equal(batch.resets[k, :n], data.resets[row, :n])
+
+
+@every_kind
+def test_what_is_gathered_is_what_was_there(data, texts):
+    rows = np.array([3, 0, 3, len(texts) - 1])
+    for steps in (1, 3, data.steps):
+        batch = data.gather(rows, steps, OF_TOKENS)
+        assert batch.xs.shape == batch.ys.shape == (4, steps)
+        assert_gathered(batch, data, texts, rows, steps)
+    taken = jax.jit(take)(data, rows, OF_TOKENS)
+    assert (taken.lengths is None, taken.resets is None) == (data is not RAGGED,) * 2
+    assert_gathered(taken, data, texts, rows, data.steps)
+
+
+@every_kind
+def test_gathered_on_the_host_as_within_a_compiled_call(data, texts):
+    rows = np.arange(len(texts))[::-1]
+    taken, gathered = take(data, rows, NUMBER_LAST), data.gather(rows, data.steps, NUMBER_LAST)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), taken, gathered)
+
+
+@every_kind
+def test_an_order_has_every_sequence_once_and_another_place_in_each_epoch(data, texts):
+    first, again, other = (data.order(np.random.default_rng(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    for order in (first, other):
+        assert order.shape == np.unique(order).shape == (data.sequences,)
+        assert 0 <= order.min() <= order.max() < len(texts)
+        if data.streams == 0:
+            assert data.sequences == len(texts)
+            continue
+        batches = order.reshape(data.streams, -1).T  # each row goes on in the next
+        assert ((batches[1:] - batches[:-1]) % len(TEXT) == data.steps).all()
+
+
+@every_kind
+@pytest.mark.parametrize("roomy", [True, False], ids=["roomy", "tight"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "all real"])
+def test_data_with_room_are_the_same_with_nothing_behind(data, texts, roomy, masked):
+    held, rows = data.with_room(OF_TOKENS, roomy=roomy, masked=masked), np.arange(len(texts))
+    assert type(held) is type(data)
+    assert held.steps == data.room(roomy=roomy)[1]
+    assert data.sequences <= data.room(roomy=roomy)[0]
+    batch = take(held, rows, OF_TOKENS)
+    assert_gathered(batch._replace(lengths=data.lengths), data, texts, rows, data.steps)
+    if batch.lengths is not None:
+        np.testing.assert_array_equal(batch.lengths, data.steps if data.lengths is None else data.lengths)
+    for array, whole in zip(jax.tree.leaves(held), jax.tree.leaves(data), strict=False):
+        filled = np.array(array)
+        filled[tuple(slice(n) for n in np.shape(whole))] = 0
+        assert not filled.any()
+
+
+@every_kind
+def test_data_near_by_in_size_have_the_same_shape_with_room(data, texts):
+    fewer = jax.tree.map(lambda array: array[:-1] if np.ndim(array) else array - 1, data)
+    held = [kind.with_room(OF_TOKENS, roomy=True, masked=True) for kind in (fewer, data)]
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(one)] for one in held]
+    assert fewer.sequences <= data.sequences
+    assert fewer.room(roomy=True) == data.room(roomy=True)
+    assert shapes[0] == shapes[1]
+    assert jax.tree.structure(held[0]) == jax.tree.structure(held[1])
+
+
+def test_resets_are_gathered_and_padded():
+    rows = np.array([2, -1])
+    taken = jax.jit(take, static_argnames="masked")(RAGGED, rows, OF_TOKENS, masked=True)
+    np.testing.assert_array_equal(taken.resets[0], RAGGED.resets[2])
+    roomy = RAGGED.with_room(OF_TOKENS, roomy=True, masked=True)
+    assert (roomy.resets.dtype, roomy.resets.shape) == (bool, (8, 16))
+    np.testing.assert_array_equal(roomy.resets[:6, :7], RAGGED.resets)
+    assert roomy.resets.sum() == RAGGED.resets.sum() > 0
+    assert RAGGED.gather(np.array([4, 1]), 2, OF_TOKENS).resets.shape == (2, 2)
+    assert BATCH.with_room(OF_TOKENS, roomy=True, masked=True).resets is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean(LSTMConfig):
+    """A network with a third kind of target."""
+
+    def __post_init__(self):
+        pass
+
+
+@every_kind
+def test_whatever_is_no_target_for_each_step_is_one_a_sequence(data, texts):
+    mean, last = Mean(1, 4, 5, target="mean"), NUMBER_LAST
+    rows = np.array([1, 2])
+    data = data._replace(ys=np.arange(6)) if isinstance(data, Batch) else data
+    got, expected = data.gather(rows, 2, mean), data.gather(rows, 2, last)
+    assert got.ys.shape == (2,)
+    np.testing.assert_array_equal(got.ys, expected.ys)
+    roomy = data.with_room(mean, roomy=True, masked=True)
+    jax.tree.map(np.testing.assert_array_equal, roomy, data.with_room(last, roomy=True, masked=True))

@@ -13,7 +13,7 @@ import pytest
 
 from jlstm import reference, training
 from jlstm.cell import LSTMParams
-from jlstm.data import Batch, Streams, Windows, rounded_up, take, with_room
+from jlstm.data import Batch, Streams, Windows, rounded_up, take
 from jlstm.losses import loss_fn, summed_loss
 from jlstm.model import LSTMConfig, ModelParams, Readout, init_params, zero_state
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
@@ -267,7 +267,7 @@ def test_tight_data_have_few_rows_more_and_no_step(monkeypatch):
         layout = lay_out(rows, rows)
         assert rows <= layout.width <= 1.0625 * rows
         assert layout.masked == (layout.width > rows)
-    tight = with_room(BATCH, CONFIG, roomy=False, masked=False)
+    tight = BATCH.with_room(CONFIG, roomy=False, masked=False)
     assert tight.xs.shape == (N, T, D)
     assert tight.lengths is None
 
@@ -375,7 +375,7 @@ def test_windows_train_as_built_windows_do(config):
     assert_close(both[0].state.params, both[1].state.params)
     assert both[0].loss == pytest.approx(both[1].loss, rel=1e-6)
     params = both[0].state.params
-    xs, ys, _ = built(config)
+    xs, ys, *_ = built(config)
     expected = jax.jit(loss_fn)(params, xs, ys, config)
     assert evaluate(params, WINDOWS, batch_size=2, config=config) == pytest.approx(float(expected), rel=1e-5)
 
@@ -506,7 +506,7 @@ def test_row_of_nothing_changes_no_step():
 def test_evaluate_leaves_nothing_out():
     """Dropout is for training."""
     params, config = params_of(TOKENS), dataclasses.replace(TOKENS, dropout=0.5)
-    xs, ys, _ = built(LSTMConfig(C, H, C))
+    xs, ys, *_ = built(LSTMConfig(C, H, C))
     expected, _ = reference.loss_and_grad(params, xs, ys, config)
     assert evaluate(params, WINDOWS, batch_size=5, config=config) == pytest.approx(expected, rel=1e-6)
 
@@ -544,9 +544,16 @@ def test_parts_hold_every_sequence_once_without_its_padding(cut):
     assert [part.xs.shape[1] for part in parts] == [3, 4, 12, 40]
     assert np.concatenate([part.lengths for part in parts]).tolist() == [3] * 3 + [4] * 3 + [11, 12, 40]
     for part in parts:
-        for x, y, n in zip(*part, strict=True):
+        for x, y, n in zip(part.xs, part.ys, part.lengths, strict=True):
             [row] = [k for k in range(9) if np.array_equal(RAGGED.xs[k, :n], x[:n])]
             assert (RAGGED.lengths[row], np.array_equal(RAGGED.ys[row, :n], y[:n])) == (n, True)
+
+
+def test_parts_carry_resets_along(cut):
+    resets = np.random.default_rng(7).random((9, 40)) < 0.2
+    parts = training._parts(RAGGED._replace(resets=resets), 1, params_of(), 1, CONFIG)
+    for part, rows in zip(parts, ([0, 5, 8], [2, 4, 7], [3, 6], [1]), strict=True):
+        np.testing.assert_array_equal(part.data.resets, resets[rows, : part.data.steps])
 
 
 def test_there_are_more_parts_where_they_save_more_than_they_take(monkeypatch):
@@ -621,3 +628,49 @@ def test_evaluation_in_parts_is_that_of_the_whole(cut):
     whole, _ = loss_and_grad(params_of(), RAGGED)
     assert evaluate(params_of(), RAGGED, batch_size=3, config=CONFIG) == pytest.approx(float(whole), rel=1e-6)
     assert padded != pytest.approx(float(whole), rel=1e-3)
+
+
+# A kind of data that the library does not know
+
+
+class Waves(NamedTuple):
+    """Sine waves of any phase, computed when they are needed; the target at each step is the next value."""
+
+    phases: np.ndarray
+    lengths: np.ndarray | None = None
+
+    sequences = property(lambda self: len(self.phases))
+    steps = property(lambda self: 12)
+    streams = property(lambda self: 0)
+
+    def order(self, rng):
+        return rng.permutation(self.sequences)
+
+    def gather(self, rows, steps, config):
+        values = jnp.sin(self.phases[rows][:, None] + jnp.arange(steps + 1) / 2)[..., None]
+        return Batch(values[:, :-1], values[:, 1:], None if self.lengths is None else self.lengths[rows])
+
+    def room(self, *, roomy):
+        return self.sequences, self.steps
+
+    def with_room(self, config, *, roomy, masked):
+        return self
+
+
+@pytest.mark.parametrize("lengths", [None, np.array([12, 3, 2, 12, 3])], ids=["all steps", "in parts"])
+def test_a_new_kind_of_data_is_one_class(cut, lengths):
+    config, waves = LSTMConfig(1, H, 1, loss="mse"), Waves(np.linspace(0, 6, 5, dtype=np.float32), lengths)
+    batch = waves.gather(np.arange(5), 12, config)
+    ends = []
+    for data in (waves, Batch(*map(np.asarray, batch[:2]), lengths)):
+        reports = list(
+            fitting(start(config=config), schedule_of(0.1, 20), data, epochs=20, batch_size=2, config=config)
+        )
+        losses = [report.loss for report in reports if report.part == 1]
+        params = reports[-1].state.params
+        ends.append((params, losses, evaluate(params, data, batch_size=2, config=config)))
+    assert_close(*ends)
+    assert losses[-1] < losses[0] / 2
+    parts = training._parts(waves, 2, params, 20, config)
+    assert [part.data.steps for part in parts] == ([12] if lengths is None else [2, 3, 12])
+    assert batches_of(waves, 2, params, 20) == sum(part.batches for part in parts)
