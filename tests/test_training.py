@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -568,6 +569,13 @@ def test_there_are_more_parts_where_they_save_more_than_they_take(monkeypatch):
     assert {tuple(cuts(epochs)) for epochs in range(257, 513)} == {(12, 40)}  # which share their compiled shapes
     monkeypatch.setattr(training, "START_SECONDS", 1)
     assert cuts(10**9) == [40]
+
+
+def test_what_goes_on_from_batch_to_batch_is_not_divided(cut):
+    streams = SimpleNamespace(sequences=9, steps=40, lengths=RAGGED.lengths, streams=3)
+    [(rows, steps)] = training._divided(streams, 1, params_of(), 10**9)
+    assert (rows.tolist(), steps) == (list(range(9)), 40)
+    assert batches_of(streams, 1, params_of(), 10**9) == 3
 
 
 def test_training_in_parts_takes_the_steps_of_their_mini_batches(cut):
