@@ -1,5 +1,6 @@
 """LSTMs in JAX: simple to read, proved correct, fast on a CPU."""
 
+from jlstm import cells
 from jlstm.cells import LSTM, Cell
 from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
 from jlstm.config import LSTMConfig
@@ -11,8 +12,8 @@ from jlstm.losses import cross_entropy, loss_fn, mse
 from jlstm.model import ModelParams, Readout, forward, init_params, step, zero_state
 from jlstm.network import History, LSTMNetwork
 from jlstm.sampling import generate, stream
-from jlstm.training import Trainer, TrainState, trainer
 from jlstm.stack import Bidirectional, stack
+from jlstm.training import Trainer, TrainState, trainer
 from jlstm.unroll import activations, unroll
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSTM",
     "Batch",
+    "Bidirectional",
     "Cell",
     "CharLM",
     "Checked",
@@ -35,6 +37,8 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Windows",
+    "activations",
+    "cells",
     "cross_entropy",
     "evaluate_text",
     "forward",
@@ -43,6 +47,7 @@ __all__ = [
     "loss_fn",
     "lstm_cell",
     "mse",
+    "stack",
     "step",
     "stream",
     "trainer",

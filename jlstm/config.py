@@ -117,7 +117,9 @@ class LSTMConfig:
         put("cell", cell)
         if cell.projects:
             if self.projection_size is None:
-                raise ValueError(f"projection_size: expected the width of the hidden state of cell={cell.name!r}, got None")
+                raise ValueError(
+                    f"projection_size: expected the width of the hidden state of cell={cell.name!r}, got None"
+                )
             most = self.hidden_size - 1
             put("projection_size", whole_number("projection_size", self.projection_size, least=1, most=most))
         elif self.projection_size is not None:
@@ -127,12 +129,15 @@ class LSTMConfig:
             )
         if self.zoneout and not cell.averages:
             raise ValueError(
-                f"zoneout: expected 0 with cell={cell.name!r}, whose state is kept in parts of a scale that changes and "
+                f"zoneout: expected 0 with cell={cell.name!r}, whose state is kept in parts of a changing scale and "
                 f"has no average, got {self.zoneout}"
             )
-        for name in cell.recurrent if self.weight_dropout else ():
-            if not hasattr(cell.shapes(self.sizes[0]), name):
-                raise ValueError(f"weight_dropout: expected 0 with cell={cell.name!r}, which has no {name}, got {self.weight_dropout}")
+        missing = {*cell.recurrent} - {*getattr(cell.shapes(self.sizes[0]), "_fields", ())}
+        if self.weight_dropout and missing:
+            raise ValueError(
+                f"weight_dropout: expected 0 with cell={cell.name!r}, whose parameters have no {sorted(missing)}, got "
+                f"{self.weight_dropout}"
+            )
 
     @property
     def leaves_out(self) -> bool:

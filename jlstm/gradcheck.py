@@ -22,7 +22,7 @@ from jlstm.cells import CELLS, Cell
 from jlstm.checks import whole_number
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
 from jlstm.losses import loss_fn
-from jlstm.model import ModelParams, init_params, params_shapes
+from jlstm.model import ModelParams, params_shapes
 from jlstm.regularizers import draw_masks
 
 __all__ = ["BOUNDS", "GradientReport", "Row", "check", "combinations", "gradcheck", "random_problem"]
@@ -201,7 +201,7 @@ class _Part(NamedTuple):
 
 
 def _parts(params: Any, cell: Cell | None) -> list[_Part]:
-    """Return the parts of parameters in the order of their leaves, or raise an error where one is no array of floats."""
+    """Return the parts of parameters in the order of their leaves, or raise an error where one is not of floats."""
     known = {type(known.blocks): known.blocks for known in (*CELLS.values(), *([cell] if cell else [])) if known.blocks}
     parts: list[_Part] = []
     leaf = 0
@@ -215,7 +215,9 @@ def _parts(params: Any, cell: Cell | None) -> list[_Part]:
             if len(gates) > 1 and len(array) % len(gates) == 0:
                 size = len(array) // len(gates)
                 blocks = [slice(k * size, (k + 1) * size) for k in range(len(gates))]
-                parts += [_Part(f"{name} ({gate})", leaf, rows, len(gates)) for gate, rows in zip(gates, blocks, strict=True)]
+                parts += [
+                    _Part(f"{name} ({gate})", leaf, rows, len(gates)) for gate, rows in zip(gates, blocks, strict=True)
+                ]
             else:
                 parts.append(_Part(name, leaf, None, 1))
             leaf += 1
@@ -529,7 +531,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares = ("dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout")
     for name in shares:
         flag = name.replace("_", "-")
-        parser.add_argument(f"--{flag}", type=float, default=0.0, metavar="P", help=f"{name.replace('_', ' ')} (default: 0)")
+        parser.add_argument(
+            f"--{flag}", type=float, default=0.0, metavar="P", help=f"{name.replace('_', ' ')} (default: 0)"
+        )
     options = parser.parse_args(arguments)
     if options.all:
         return 0 if _check_all(options.seed) else 1

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jlstm.checks import class_ids, finite_numbers, numbers
-from jlstm.data import Batch, Streams, Windows
 from jlstm.config import LSTMConfig, check_config
+from jlstm.data import Batch, Streams, Windows
 
 __all__ = ["as_batch", "as_predictions", "as_sequences", "check_scores_ids", "check_text", "is_boxed"]
 

@@ -79,8 +79,8 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
         dtype: the parameters' dtype; they are drawn in float32 at the least and then cast.
 
     Returns:
-        The layers as the cell's `draw` does, in `jlstm/cells/`; the readout's weight normal with standard deviation `1 / sqrt(H)`
-        (LeCun et al., "Efficient BackProp", 1998) and its bias zero.
+        The layers as the cell draws them, in `jlstm/cells/`; the readout's weight normal with standard deviation
+        `1 / sqrt(H)` (LeCun et al., "Efficient BackProp", 1998) and its bias zero.
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
@@ -116,7 +116,7 @@ def summary(config: LSTMConfig) -> str:
 
 
 def weights_of(params: ModelParams) -> int:
-    """Return how many numbers the largest layer has in a direction, by which the work and memory of a step are judged."""
+    """Return how many numbers a direction of the largest layer has, by which a step's work and memory are judged."""
     each = [own for layer in params.layers for own in directions(layer)]
     return max(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own)) for own in each)
 
@@ -358,8 +358,8 @@ def check_reads_forwards(config: LSTMConfig, name: str) -> None:
     """Raise a ValueError unless a network can go on from where it stands."""
     if config.bidirectional:
         raise ValueError(
-            f"{name}: expected a network that reads forwards only, got bidirectional=True, whose backward direction has "
-            "to read first what comes later"
+            f"{name}: expected a network that reads forwards only, got bidirectional=True, whose backward direction "
+            "has to read first what comes later"
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +56,7 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
     return Masks(inputs, tuple(map(of_layer, config.sizes)), outputs)
 
 
-def _of_one(
-    keys: Iterator[Array], config: LSTMConfig, sizes: Sizes, batch: int, time: int, dtype: Any
-) -> LayerMasks:
+def _of_one(keys: Iterator[Array], config: LSTMConfig, sizes: Sizes, batch: int, time: int, dtype: Any) -> LayerMasks:
     """Draw the masks of one direction of a layer."""
     cell: Cell = config.cell  # type: ignore[assignment]
     params = cell.shapes(sizes)

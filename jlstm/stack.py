@@ -136,10 +136,14 @@ def _check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | N
         if reads == {None}:
             continue  # of a cell of which nothing is known
         if k and reads != {width}:
-            raise ValueError(f"{name}[{k}]: expected to read the {width} outputs of the layer below, got {sorted(reads)}")
+            raise ValueError(
+                f"{name}[{k}]: expected to read the {width} outputs of the layer below, got {sorted(reads)}"
+            )
         gives = sum(cell.sizes(each).outputs for each in directions(layer))
         if k and residual and gives != width:
-            raise ValueError(f"{name}[{k}]: expected {width} outputs, as many as it reads, with residual=True, got {gives}")
+            raise ValueError(
+                f"{name}[{k}]: expected {width} outputs, as many as it reads, with residual=True, got {gives}"
+            )
         first, width = (first if k else reads.pop()), gives
     return first
 
@@ -274,7 +278,7 @@ def advance(
 
     Args:
         layers, cell, residual, zoneout: as for `run_layers`.
-        weights: for each layer a function that gives its parameters as they multiply fastest, as `forward_weights` does.
+        weights: for each layer a function that gives its parameters as they multiply fastest (`forward_weights`).
         x: the inputs, `[..., I]`, or ids `[...]`.
         state: the state of each layer, with the same axes in front.
 

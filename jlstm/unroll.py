@@ -244,7 +244,7 @@ def _steps(
 
 
 def _in_time(tree: Any, reverse: bool) -> Any:
-    """Return arrays `[time, batch, ...]` of steps in the order they are read as `[batch, time, ...]`, or the other way."""
+    """Return arrays of steps in the order they are read, `[time, batch, ...]`, as `[batch, time, ...]`, or back."""
     return jax.tree.map(lambda array: jnp.swapaxes(jnp.flip(array, 0) if reverse else array, 0, 1), tree)
 
 

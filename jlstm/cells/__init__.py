@@ -29,9 +29,7 @@ __all__ = [
     "cell_of",
 ]
 
-CELLS = {
-    cell.name: cell for cell in (LSTM, PEEPHOLE, COUPLED, PROJECTED, LAYER_NORM, GRU, GRU_BEFORE, RNN, SLSTM)
-}
+CELLS = {cell.name: cell for cell in (LSTM, PEEPHOLE, COUPLED, PROJECTED, LAYER_NORM, GRU, GRU_BEFORE, RNN, SLSTM)}
 
 
 def cell_of(name: str, value: Any) -> Cell:
@@ -39,7 +37,7 @@ def cell_of(name: str, value: Any) -> Cell:
 
     Raises:
         TypeError: it is neither.
-        ValueError: there is no cell of this name; or the cell has none, has that of another one, or draws no parameters.
+        ValueError: there is no cell of this name; or the cell has none or that of another one, or draws no parameters.
 
     Example:
         >>> cell_of("cell", "gru")
@@ -52,7 +50,9 @@ def cell_of(name: str, value: Any) -> Cell:
     if not isinstance(value, Cell):
         raise TypeError(f"{name}: expected the name of a cell or a Cell, got {describe(value)}")
     if value.draw is None:
-        raise ValueError(f"{name}: expected a cell that draws its parameters, Cell(..., draw=...), got one that does not")
+        raise ValueError(
+            f"{name}: expected a cell that draws its parameters, Cell(..., draw=...), got one that does not"
+        )
     if CELLS.get(value.name, value) != value or not value.name:
         raise ValueError(f"{name}: expected a cell with a name of its own, Cell(..., name=...), got {value.name!r}")
     return value

@@ -120,7 +120,11 @@ class Cell:
         Returns:
             The parameters, as the cell's own file says.
         """
-        whole = {"input_size": input_size, "hidden_size": hidden_size, "projection_size": projection_size or hidden_size}
+        whole = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "projection_size": projection_size or hidden_size,
+        }
         sizes = Sizes(*(whole_number(name, value, least=1) for name, value in whole.items()))
         drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
         normal = jax.random.normal(prng_key("key", key), (drawing(self, sizes).numbers,), drawn)

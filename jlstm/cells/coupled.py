@@ -52,8 +52,8 @@ def _gates(params: CoupledParams, z: Array, state: LSTMState) -> tuple[LSTMState
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> CoupledParams:
     """Draw as for the LSTM; the input gate's bias is -1, so that the forget gate starts as open as the LSTM's, σ(1)."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, scale, 1], fan_in)
-    return CoupledParams(weight_ih, orthogonal(normal, 3, sizes.hidden), biases(widened, -1, 0, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, scale, 1], fan_in)
+    return CoupledParams(weight_ih, orthogonal(normal, 3, sizes.hidden), biases(steep, -1, 0, 0))
 
 
 COUPLED = Cell(

@@ -92,9 +92,9 @@ def zero_state(params: Any) -> GRUState:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> GRUParams:
     """Draw as for the LSTM; the update gate starts open as its forget gate does, so that the state is kept."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale], fan_in)
-    bias = biases(widened, 0, 1, 0)
-    return GRUParams(weight_ih, orthogonal(normal, 3, sizes.hidden), bias, constants(widened, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale], fan_in)
+    bias = biases(steep, 0, 1, 0)
+    return GRUParams(weight_ih, orthogonal(normal, 3, sizes.hidden), bias, constants(steep, 0))
 
 
 GRU = Cell(

@@ -5,8 +5,8 @@
     n    = tanh(a_n + W_hn (r ⊙ h))           the candidate
     h'   = (1 - z) ⊙ n + z ⊙ h                U_r and U_z are W_hh
 
-Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation", 2014;
-Keras's with `reset_after=False`. Its second product waits for the first: `gru` is faster.
+Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
+2014; Keras's with `reset_after=False`. Its second product waits for the first: `gru` is faster.
 """
 
 from collections.abc import Callable
@@ -63,11 +63,9 @@ def _gates(params: GRUBeforeParams, parts: tuple[Array, Array, Array], state: GR
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> GRUBeforeParams:
     """Draw as for `gru`."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale], fan_in)
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale], fan_in)
     square = orthogonal(normal, 3, sizes.hidden)
-    return GRUBeforeParams(
-        weight_ih, square[: 2 * sizes.hidden], biases(widened, 0, 1, 0), square[2 * sizes.hidden :]
-    )
+    return GRUBeforeParams(weight_ih, square[: 2 * sizes.hidden], biases(steep, 0, 1, 0), square[2 * sizes.hidden :])
 
 
 GRU_BEFORE = Cell(

@@ -64,14 +64,14 @@ def input_weights(normal: Normal, inputs: int, hidden: int, scales: list[float],
     return (wider / fan_in**0.5 * weights).reshape(inputs, -1).T, steepness * biases
 
 
-def biases(widened: Any, *start: float) -> Any:
-    """Return the biases `[gates · H]` of gates that start at these values, those of the widened ones `[gates, H]` added.
+def biases(steep: Any, *start: float) -> Any:
+    """Return the biases `[gates · H]` of gates that start at these values, those of steep ones, `[gates, H]`, added.
 
     Example:
         >>> biases(np.zeros((4, 2)), 0, 1, 0, 0).tolist()
         [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
-    return widened.reshape(-1) + constants(widened, *start)
+    return steep.reshape(-1) + constants(steep, *start)
 
 
 def constants(like: Any, *values: float) -> Any:

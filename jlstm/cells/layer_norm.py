@@ -80,10 +80,10 @@ def _normalised(v: Array) -> Array:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> LayerNormParams:
     """Draw as for the LSTM; gains are 1 and shifts 0, as everything is of standard deviation 1 already."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
-    bias, recurrent = biases(widened, 0, 1, 0, 0), orthogonal(normal, 4, sizes.hidden)
-    gains = [constants(widened, 1, 1, 1, 1) for _ in range(2)]  # no array twice: it could not be donated
-    return LayerNormParams(weight_ih, recurrent, bias, *gains, constants(widened, 1), constants(widened, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
+    bias, recurrent = biases(steep, 0, 1, 0, 0), orthogonal(normal, 4, sizes.hidden)
+    gains = [constants(steep, 1, 1, 1, 1) for _ in range(2)]  # no array twice: it could not be donated
+    return LayerNormParams(weight_ih, recurrent, bias, *gains, constants(steep, 1), constants(steep, 0))
 
 
 LAYER_NORM = Cell(

@@ -107,12 +107,14 @@ def zero_state(params: Any) -> LSTMState:
 
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> LSTMParams:
-    """Draw the parameters: the forget gate starts open, so that the cell remembers (Gers, Schmidhuber and Cummins, 2000;
-    Jozefowicz, Zaremba and Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015). Only the
-    candidate is widened: a widened forget gate latches, and the network fails beyond the lengths it was trained on.
+    """Draw the parameters.
+
+    The forget gate starts open, so that the cell remembers (Gers, Schmidhuber and Cummins, 2000; Jozefowicz, Zaremba
+    and Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015). Only the candidate is steep: a
+    steep forget gate latches, and the network fails beyond the lengths it was trained on.
     """
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
-    return LSTMParams(weight_ih, orthogonal(normal, 4, sizes.hidden), biases(widened, 0, 1, 0, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
+    return LSTMParams(weight_ih, orthogonal(normal, 4, sizes.hidden), biases(steep, 0, 1, 0, 0))
 
 
 LSTM = Cell(

@@ -64,9 +64,9 @@ def _cell_state(i: Array, f: Array, g: Array, state: LSTMState) -> Array:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> PeepholeParams:
     """Draw as for the LSTM; the peepholes start closed, at 0, and open where the task needs them."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
-    bias = biases(widened, 0, 1, 0, 0)
-    return PeepholeParams(weight_ih, orthogonal(normal, 4, sizes.hidden), bias, constants(widened, 0, 0, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
+    bias = biases(steep, 0, 1, 0, 0)
+    return PeepholeParams(weight_ih, orthogonal(normal, 4, sizes.hidden), bias, constants(steep, 0, 0, 0))
 
 
 PEEPHOLE = Cell(

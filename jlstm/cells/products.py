@@ -42,7 +42,8 @@ def times_all(*products: tuple[Array, Array], bias: Array | None = None) -> Arra
         `[N, G]`.
 
     Example:
-        >>> times_all((jnp.ones((4, 2)), jnp.ones((3, 2))), (jnp.ones((4, 5)), jnp.ones((3, 5))), bias=jnp.ones(4)).shape
+        >>> of_inputs, of_hidden = (jnp.ones((4, 2)), jnp.ones((3, 2))), (jnp.ones((4, 5)), jnp.ones((3, 5)))
+        >>> times_all(of_inputs, of_hidden, bias=jnp.ones(4)).shape
         (3, 4)
     """
     # One product gives all gradients: for each step two are faster, but three times over all steps cost 1 to 3 % more.

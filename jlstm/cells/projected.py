@@ -6,8 +6,8 @@
     c'      = f ⊙ c + i ⊙ g
     h'      = W_hr (o ⊙ tanh(c'))
 
-Source: Sak, Senior and Beaufays, "Long Short-Term Memory Recurrent Neural Network Architectures for Large Scale Acoustic
-Modeling", 2014; as torch's `proj_size`.
+Source: Sak, Senior and Beaufays, "Long Short-Term Memory Recurrent Neural Network Architectures for Large Scale
+Acoustic Modeling", 2014; as torch's `proj_size`.
 """
 
 from collections.abc import Callable
@@ -57,10 +57,10 @@ def _zero_state(params: ProjectedParams) -> LSTMState:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> ProjectedParams:
     """Draw as for the LSTM; the matrices that are not square are parts of orthogonal ones."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
     weight_hh = orthogonal(normal, 4, sizes.hidden)[:, : sizes.outputs]
     weight_hr = orthogonal(normal, 1, sizes.hidden)[: sizes.outputs]
-    return ProjectedParams(weight_ih, weight_hh, biases(widened, 0, 1, 0, 0), weight_hr)
+    return ProjectedParams(weight_ih, weight_hh, biases(steep, 0, 1, 0, 0), weight_hr)
 
 
 PROJECTED = Cell(

@@ -53,8 +53,8 @@ def _zero_state(params: RNNParams) -> RNNState:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> RNNParams:
     """Draw the weights as for the LSTM's candidate; an orthogonal matrix keeps what nothing else would."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [scale], fan_in)
-    return RNNParams(weight_ih, orthogonal(normal, 1, sizes.hidden), biases(widened, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [scale], fan_in)
+    return RNNParams(weight_ih, orthogonal(normal, 1, sizes.hidden), biases(steep, 0))
 
 
 RNN = Cell(

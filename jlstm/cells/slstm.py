@@ -8,7 +8,7 @@
     h'   = o ⊙ c' / n'
 
 Exponentials overflow, so c and n are kept as parts of exp(m), by the stabiliser m' = max(a_f + m, a_i): it scales both
-and changes no h. Before the first step c and n are 0, and exp(m) too. W_hh is one matrix; the paper's is made of blocks.
+and changes no h. Before the first step c, n and exp(m) are 0. W_hh is one matrix; the paper's is made of blocks.
 
 Source: Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024.
 """
@@ -101,8 +101,8 @@ def _zero_state(params: SLSTMParams) -> SLSTMState:
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> SLSTMParams:
     """Draw as for the LSTM, but all biases 0: where i = f = 1 the cell state is the mean of all candidates."""
-    weight_ih, widened = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
-    return SLSTMParams(weight_ih, orthogonal(normal, 4, sizes.hidden), biases(widened, 0, 0, 0, 0))
+    weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
+    return SLSTMParams(weight_ih, orthogonal(normal, 4, sizes.hidden), biases(steep, 0, 0, 0, 0))
 
 
 SLSTM = Cell(
