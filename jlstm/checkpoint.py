@@ -1,13 +1,15 @@
 """To disk and back: one file with a network's parameters, configuration and vocabulary.
 
-The format, version 2, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
-`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 2, "config" has the fields of `LSTMConfig`,
-"vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false, "trained_on" says
-so in a few words, where it is there, and "dtypes" has the dtype of each array by its name: float16, bfloat16, float32
-or float64. All other members are arrays in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up
-`layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy`, then `readout.weight.npy` and
-`readout.bias.npy`, of the shapes that `LSTMParams` and `Readout` name. A bfloat16 array is stored as its bits, in
-uint16; they are the upper half of a float32's. In version 1, the layers' weights were transposed, `[I, 4H]`, `[H, 4H]`.
+The format, version 3, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
+`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 3, "config" has the fields of `LSTMConfig`, the
+cell by its name, "vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false,
+"trained_on" says so in a few words, where it is there, and "dtypes" has the dtype of each array by its name: float16,
+bfloat16, float32 or float64. All other members are arrays in NumPy's format 1.0, little-endian and in C order: for each
+layer k from 0 up those of the cell, `layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy` of an
+LSTM, of two directions `layers[k].forward.weight_ih.npy` and so on; then `readout.weight.npy` and `readout.bias.npy`;
+all of the shapes that the cell's file and `Readout` name. A bfloat16 array is stored as its bits, in uint16; they are
+the upper half of a float32's. Version 2 had no cell but the LSTM, and fewer fields in "config"; in version 1, the
+layers' weights were transposed as well, `[I, 4H]`, `[H, 4H]`.
 
     file = numpy.load("model.npz")
     about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
@@ -27,7 +29,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, BinaryIO, NamedTuple
 
 try:
@@ -39,13 +41,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jlstm.checks import alike
+from jlstm.cells import CELLS, Cell
+from jlstm.checks import alike, describe
 from jlstm.config import LSTMConfig
 from jlstm.model import ModelParams, params_shapes
 
 __all__ = ["Saved", "load", "save"]
 
-VERSIONS = 1, 2  # those that are read; the last is written
+VERSIONS = 1, 2, 3  # those that are read; the last is written
 ABOUT = "jlstm.json"
 MOST_ABOUT = 2**24  # bytes: three times what a vocabulary of all of Unicode takes
 STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
@@ -93,19 +96,20 @@ def save(path: str | os.PathLike[str], saved: Saved) -> None:
     _write(_name_of(path), _encode(saved))
 
 
-def load(path: str | os.PathLike[str]) -> Saved:
+def load(path: str | os.PathLike[str], *, cell: Cell | None = None) -> Saved:
     """Read a network from a file that `save` wrote; a file that holds anything else is refused, and nothing in it runs.
 
     Args:
         path: the file.
+        cell: the cell of the network, where it is none of `jlstm.cells`: a file has the name of it alone.
 
     Returns:
         The network; its parameters have the bits and the dtypes that were saved.
 
     Raises:
-        TypeError: `path` is not a path.
+        TypeError: `path` is not a path, or `cell` no `Cell`.
         ValueError: the file is damaged, was not written by `save`, or was written by a newer jlstm; or it holds float64
-            and `jax_enable_x64` is off.
+            and `jax_enable_x64` is off; or the network has another cell than `cell`.
         OSError: the file is missing or can't be read.
 
     Example:
@@ -120,10 +124,12 @@ def load(path: str | os.PathLike[str]) -> Saved:
         ('abc', True)
     """
     path = _name_of(path)
+    if cell is not None and not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected a Cell, got {describe(cell)}")
     _permissions(path)  # asked before opening it, since to open a pipe is to wait for its writer
     with open(path, "rb") as file:
         try:
-            saved = _decode(file)
+            saved = _decode(file, cell)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None  # it may quote what a hostile file says
     return saved._replace(params=jax.tree.map(jnp.array, saved.params))
@@ -143,7 +149,8 @@ def _encode(saved: Saved) -> memoryview:
     about = {
         "format": "jlstm",
         "version": VERSIONS[-1],
-        "config": asdict(saved.config),
+        "config": {field.name: getattr(saved.config, field.name) for field in fields(LSTMConfig)}
+        | {"cell": saved.config.cell.name},
         "vocabulary": saved.vocabulary,
         "apply_softmax": saved.apply_softmax,
         **({"trained_on": saved.trained_on} if saved.trained_on else {}),
@@ -217,7 +224,7 @@ def _unlink_unless_in_use(temporary: str) -> None:
             os.unlink(temporary)
 
 
-def _decode(file: BinaryIO) -> Saved:
+def _decode(file: BinaryIO, cell: Cell | None) -> Saved:
     """Return what the file holds, with NumPy's arrays, in memory that the file's own size bounds."""
     size = os.fstat(file.fileno()).st_size
     with _reading("expected a file that jlstm saved"):
@@ -232,11 +239,14 @@ def _decode(file: BinaryIO) -> Saved:
     if (total := sum(member.file_size for member in members)) > size:
         raise ValueError(f"expected members of at most {size} bytes, the file's own size, got {total}")
     about = _about(archive)
+    named = about["config"].get("cell", "lstm") if isinstance(about["config"], dict) else "lstm"
+    chosen = _cell_named(named, cell)
     with _reading("config: expected what LSTMConfig takes"):
-        config = LSTMConfig(**about["config"])
+        config = LSTMConfig(**about["config"] | {"cell": chosen})
     inputs, hidden, outputs, layers = config.input_size, config.hidden_size, config.output_size, config.layers
-    # Every cell has at least these numbers; checked first, so that whatever follows is no larger than the file.
-    if hidden * (inputs + layers * hidden + outputs) > size or layers > len(members):
+    width = config.output_width
+    # Every cell reads all of its input; checked first, so that whatever follows is no larger than the file.
+    if hidden * (inputs + (layers - 1) * width) + width * outputs > size or layers > len(members):
         sizes = f"sizes {inputs}, {hidden}, {outputs} and {layers} layers"
         raise ValueError(f"config: expected a network that fits into {size} bytes, got {sizes}")
     _check(config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
@@ -253,6 +263,17 @@ def _decode(file: BinaryIO) -> Saved:
     ]
     params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
     return Saved(params, config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
+
+
+def _cell_named(name: Any, own: Cell | None) -> Cell:
+    """Return the cell that a file names, which is a user's own or one of these."""
+    found = own if own is not None and own.name == name else CELLS.get(name) if isinstance(name, str) else None
+    if found is None:
+        advice = f"got {own!r}" if own else "which is none of jlstm's: load it with cell=..., the Cell it was made of"
+        raise ValueError(f"cell: expected the cell {reprlib.repr(name)}, {advice}")
+    if own is not None and found is not own:
+        raise ValueError(f"cell: expected None for a network of the cell {name!r}, got {own!r}")
+    return found
 
 
 def _about(archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from jlstm.cells import LSTM, Cell, cell_of
+from jlstm.cells import LSTM, cell_of
 from jlstm.cells.cell import Sizes
 from jlstm.checks import describe, real_number, switch, whole_number
 
@@ -76,7 +76,7 @@ class LSTMConfig:
     dropout: float = 0.0
     input_scale: float = 1.0
     segment: int | None = None
-    cell: Cell | str = LSTM
+    cell: Any = LSTM  # a `Cell` always, also where its name was given
     projection_size: int | None = None
     bidirectional: bool = False
     residual: bool = False
@@ -138,6 +138,11 @@ class LSTMConfig:
                 f"weight_dropout: expected 0 with cell={cell.name!r}, whose parameters have no {sorted(missing)}, got "
                 f"{self.weight_dropout}"
             )
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the scores of a sequence can be computed piece by piece, the state carried from each to the next."""
+        return not self.bidirectional and self.target != "mean"
 
     @property
     def leaves_out(self) -> bool:

@@ -356,10 +356,11 @@ def gradcheck(
     gradient = None
     if _has_reference(config):
         with jax.enable_x64(True):
-            drawn = None if key is None or not config.leaves_out else draw_masks(key, config, *xs.shape[:2], np.float64)
+            batch, time = xs.shape[:2]
+            drawn = draw_masks(key, config, batch, time, np.float64) if key is not None and config.leaves_out else None
             masks = jax.tree.map(np.asarray, drawn)
         _, gradient = reference.loss_and_grad(params, **data, masks=masks)
-    return check(_loss, params, data | {"key": key}, reference_gradient=gradient, cell=config.cell)  # type: ignore[arg-type]
+    return check(_loss, params, data | {"key": key}, reference_gradient=gradient, cell=config.cell)
 
 
 def _has_reference(config: LSTMConfig) -> bool:
@@ -435,7 +436,7 @@ def _random_state(params: ModelParams, xs: np.ndarray, config: LSTMConfig) -> tu
     if config.bidirectional or not _has_reference(config):
         return None
     _, found = reference.forward(params, xs, config)
-    likes = [jax.eval_shape(config.cell.zero_state, layer) for layer in params.layers]  # type: ignore[union-attr]
+    likes = [jax.eval_shape(config.cell.zero_state, layer) for layer in params.layers]
     return tuple(
         type(like)(**{name: array.astype(np.float32) for name, array in end._asdict().items()})
         for like, end in zip(likes, found, strict=True)

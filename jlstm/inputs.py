@@ -7,6 +7,7 @@ import numpy as np
 from jlstm.checks import class_ids, finite_numbers, numbers
 from jlstm.config import LSTMConfig, check_config
 from jlstm.data import Batch, Streams, Windows
+from jlstm.model import check_reads_forwards
 
 __all__ = ["as_batch", "as_predictions", "as_sequences", "check_scores_ids", "check_text", "is_boxed"]
 
@@ -137,6 +138,11 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
 def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> Windows | Streams:
     """Return a text that fits the network, or raise a ValueError that says what does not fit."""
     check_scores_ids(config, name, each=bool(text.streams))
+    if config.bidirectional and config.target == "each":
+        raise ValueError(
+            f"{name}: expected a network with target='last' or 'mean' where bidirectional=True, got 'each': a "
+            "backward direction has read each step's next id already"
+        )
     if text.ids.max() >= config.output_size:
         raise ValueError(f"{name}: expected ids below output_size = {config.output_size}, got {text.ids.max()}")
     return text
@@ -145,6 +151,8 @@ def check_text(text: Windows | Streams, config: LSTMConfig, name: str = "X") -> 
 def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = True) -> None:
     """Raise a ValueError unless the network reads class ids and scores the next one, at each step or at the last."""
     check_config(config)
+    if each:
+        check_reads_forwards(config, name)
     if config.loss != "cross_entropy":
         raise ValueError(f"{name}: class ids need a network with loss='cross_entropy', got {config.loss!r}")
     if each and config.target != "each":

@@ -17,6 +17,7 @@ import optax
 from jax import Array
 
 from jlstm import checkpoint, sampling
+from jlstm.cells import LSTM, Cell
 from jlstm.checks import alike, class_only, real_number, whole_number, whole_seed
 from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows
@@ -100,7 +101,14 @@ class CharLM:
         validation: str | None = None,
         hidden_size: int = 384,
         layers: int = 2,
+        cell: Cell | str = LSTM,
+        residual: bool = False,
         dropout: float | None = None,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        weight_dropout: float = 0.0,
+        projection_size: int | None = None,
         epochs: int = 20,
         learning_rate: float = 0.003,
         weight_decay: float = 0.05,
@@ -124,8 +132,10 @@ class CharLM:
             text: what to learn; its characters, together with those of `validation`, are the vocabulary.
             validation: a text held out; where it is given, the best model on it of all checks is returned.
             hidden_size: the number of hidden units of each layer.
-            layers: the number of LSTM layers.
+            layers: the number of layers.
+            cell: the name of a cell in `jlstm.cells`, or a `Cell` of your own.
             dropout: the share of each layer's outputs that a step leaves out; by default `default_dropout`.
+            residual, input_dropout, recurrent_dropout, zoneout, weight_dropout, projection_size: as for `LSTMConfig`.
             epochs: how often to go through the text.
             learning_rate: the highest learning rate.
             weight_decay: the part of each weight that a step at a rate of 1 would take away.
@@ -154,7 +164,20 @@ class CharLM:
         held_out = None if validation is None else _encode_some("validation", validation, vocabulary)
         characters = len(vocabulary)
         epochs, check_every = whole_number("epochs", epochs, least=1), whole_number("check_every", check_every, least=1)
-        config = LSTMConfig(characters, hidden_size, characters, inputs="tokens", layers=layers)
+        config = LSTMConfig(
+            characters,
+            hidden_size,
+            characters,
+            inputs="tokens",
+            layers=layers,
+            cell=cell,
+            projection_size=projection_size,
+            residual=residual,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_dropout=weight_dropout,
+        )
         config = replace(config, dropout=default_dropout(config, len(text), epochs) if dropout is None else dropout)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
@@ -306,11 +329,12 @@ class CharLM:
         checkpoint.save(path, saved._replace(trained_on=self.trained_on))
 
     @class_only
-    def load(cls, path: str | PathLike[str]) -> "CharLM":
+    def load(cls, path: str | PathLike[str], *, cell: Cell | None = None) -> "CharLM":
         """Read a model from a file that `save` wrote.
 
         Args:
             path: the file.
+            cell: the cell of the network, where it is one of your own.
 
         Returns:
             The model, to the same bits.
@@ -319,7 +343,7 @@ class CharLM:
             ValueError: the file is damaged, foreign, of a newer jlstm, or holds no vocabulary.
             OSError: the file is missing or can't be read.
         """
-        saved = checkpoint.load(path)
+        saved = checkpoint.load(path, cell=cell)
         if saved.vocabulary is None:
             raise ValueError(f"{path}: expected a language model, got a network without a vocabulary")
         return cls(saved.params, saved.config, saved.vocabulary, saved.trained_on)

@@ -108,7 +108,7 @@ def summary(config: LSTMConfig) -> str:
         '1 LSTM layer of 8 units, 347 parameters'
     """
     names = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "slstm": "sLSTM"}
-    kind = names.get(config.cell.name, config.cell.name)  # type: ignore[union-attr]
+    kind = names.get(config.cell.name, config.cell.name)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params_shapes(config)))
     both = "bidirectional " * config.bidirectional
     layers = f"{config.layers} {both}{kind} layer{'s' * (config.layers > 1)}"
@@ -171,13 +171,13 @@ def _drawing(config: LSTMConfig) -> tuple[ModelParams, int]:
 
 def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
     """Return parameters in the library and the dtype of the standard normal numbers that they are made of."""
-    cell: Cell = config.cell  # type: ignore[assignment]
+    cell = config.cell
 
     def layer(k: int) -> Any:
         sizes, scale = config.sizes[k], 1.0 if k else config.input_scale
         # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
         fan_in = 1 if config.inputs == "tokens" and k == 0 else sizes.inputs
-        drawn = [cell.draw(normal, sizes, scale, fan_in) for _ in range(1 + config.bidirectional)]  # type: ignore[misc]
+        drawn = [cell.draw(normal, sizes, scale, fan_in) for _ in range(1 + config.bidirectional)]
         return Bidirectional(*drawn) if config.bidirectional else drawn[0]
 
     layers, width = tuple(map(layer, range(config.layers))), config.output_width
@@ -294,7 +294,7 @@ def scores_of(
     """Compute what `forward` does, of arguments that were checked."""
     masks = None
     if key is not None and config.leaves_out:
-        masks = draw_masks(key, config, *xs.shape[:2], params.readout.weight.dtype)
+        masks = draw_masks(key, config, xs.shape[0], xs.shape[1], params.readout.weight.dtype)
     hs, state = run_layers(
         params.layers,
         xs,
@@ -366,7 +366,7 @@ def check_reads_forwards(config: LSTMConfig, name: str) -> None:
 @spread_by_xla((True, True))
 def next_scores(params: ModelParams, x: Array, state: tuple, *, config: LSTMConfig) -> tuple[Array, tuple]:
     """Compute what `step` does, of arguments that were checked."""
-    h, state = _next(params, [lambda layer=layer: layer for layer in params.layers], config, x, state)
+    h, state = _next(params, [functools.partial(_itself, layer) for layer in params.layers], config, x, state)
     return read_out(params.readout, h), state
 
 
@@ -375,14 +375,18 @@ def stepper(params: ModelParams, config: LSTMConfig) -> Callable[[Array, tuple],
 
     Its outputs h are those of the top layer, which `read_out` makes scores of.
     """
-    cell: Cell = config.cell  # type: ignore[assignment]
+    cell = config.cell
     weights: list[Callable[[], Any]] = []
     for layer, sizes in zip(params.layers, config.sizes, strict=True):
         h = jax.eval_shape(cell.zero_state, layer).h
-        row, x = (jax.ShapeDtypeStruct(shape, h.dtype) for shape in ((1, *h.shape), (1, 1, sizes.inputs)))
+        row, x = (jnp.zeros(shape, h.dtype) for shape in ((1, *h.shape), (1, 1, sizes.inputs)))
         fits = takes_forms(cell.linear, layer, row, x)
-        weights.append(forward_weights(layer, SEQUENCES_FIRST) if fits else lambda layer=layer: layer)
+        weights.append(forward_weights(layer, SEQUENCES_FIRST) if fits else functools.partial(_itself, layer))
     return functools.partial(_next, params, weights, config)
+
+
+def _itself(params: Any) -> Any:
+    return params
 
 
 def _next(params: ModelParams, weights: list, config: LSTMConfig, x: Array, state: tuple) -> tuple[Array, tuple]:

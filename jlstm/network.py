@@ -1,18 +1,19 @@
 """`LSTMNetwork`: the documented train and predict interface, a thin shell over the pure functions."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
+from jlstm.cells import LSTM, Cell
 from jlstm.checkpoint import Saved, load, save
 from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
-from jlstm.config import LSTMConfig
+from jlstm.config import Inputs, Loss, LSTMConfig, Target
 from jlstm.data import Streams, Windows
 from jlstm.devices import everywhere, replicate
 from jlstm.inputs import as_batch, as_predictions, as_sequences, check_text
@@ -59,10 +60,14 @@ class LSTMNetwork:
         output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
         apply_softmax: whether `predict` returns probabilities instead of logits; training works on logits always.
         loss: "cross_entropy" or "mse".
-        target: "each": a target for each time step; "last": one for the whole sequence.
+        target: "each": a target for each time step; "last" and "mean": one for the whole sequence, read at its end or
+            from the mean of the outputs, which classifies better.
         inputs: "features": sequences of numbers, `[T, I]`; "tokens": sequences of ids below I, `[T]`.
-        layers: the number of LSTM layers on top of each other.
+        layers: the number of layers on top of each other.
         dropout: the share of each layer's outputs that a training step leaves out, from 0 to below 1.
+        cell: the name of a cell in `jlstm.cells`, or a `Cell` of your own.
+        projection_size, bidirectional, residual, input_dropout, recurrent_dropout, zoneout, weight_dropout: as for
+            `LSTMConfig`.
         seed: the seed of the parameters and of the shuffles; None for another one each time.
         optimizer: a callable from a learning-rate schedule to what optax calls an optimiser, such as `optax.adam`,
             `lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate))` or `lambda rate: optax.MultiSteps(
@@ -95,12 +100,20 @@ class LSTMNetwork:
         hidden_size: int,
         output_size: int,
         apply_softmax: bool = False,
-        loss: Literal["cross_entropy", "mse"] = "cross_entropy",
+        loss: Loss = "cross_entropy",
         *,
-        target: Literal["each", "last"] = "each",
-        inputs: Literal["features", "tokens"] = "features",
+        target: Target = "each",
+        inputs: Inputs = "features",
         layers: int = 1,
         dropout: float = 0.0,
+        cell: Cell | str = LSTM,
+        projection_size: int | None = None,
+        bidirectional: bool = False,
+        residual: bool = False,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        weight_dropout: float = 0.0,
         seed: int | None = 0,
         optimizer: Optimizer = adam,
         batch_size: int | None = None,
@@ -108,7 +121,24 @@ class LSTMNetwork:
         input_scale: float | None = None,
         progress: bool = True,
     ) -> None:
-        config = LSTMConfig(input_size, hidden_size, output_size, loss, target, inputs, layers, dropout)
+        config = LSTMConfig(
+            input_size,
+            hidden_size,
+            output_size,
+            loss,
+            target,
+            inputs,
+            layers,
+            dropout,
+            cell=cell,
+            projection_size=projection_size,
+            bidirectional=bidirectional,
+            residual=residual,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_dropout=weight_dropout,
+        )
         scale = default_input_scale(config) if input_scale is None else input_scale
         self.config = replace(config, input_scale=scale)
         self.apply_softmax, self.progress = switch("apply_softmax", apply_softmax), switch("progress", progress)
@@ -174,7 +204,7 @@ class LSTMNetwork:
                 in length, or, in place of X and Y, `Windows` or `Streams` of a long text. `[N, 1]` of one feature
                 is refused, as it may be one sequence, `X[None]`, or many of one step, `X[:, None]`.
             Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`, for "mse"
-                `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last".
+                `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last" or "mean".
             epochs: how often to go through all sequences.
             learning_rate: the learning rate to start from.
             decay_rate: how much is added to the divisor of the learning rate an epoch.
@@ -252,7 +282,7 @@ class LSTMNetwork:
 
         Returns:
             A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for
-            one sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last".
+            one sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last" or "mean".
 
         Raises:
             TypeError, ValueError: x does not fit; the message says what was expected and what came.
@@ -303,6 +333,7 @@ class LSTMNetwork:
         cls,
         path: str | PathLike[str],
         *,
+        cell: Cell | None = None,
         seed: int | None = 0,
         optimizer: Optimizer = adam,
         batch_size: int | None = None,
@@ -313,6 +344,7 @@ class LSTMNetwork:
 
         Args:
             path: the file.
+            cell: the cell of the network, where it is one of your own.
             seed: of the shuffles and of dropout.
             optimizer, batch_size, schedule, progress: as for the class.
 
@@ -323,18 +355,14 @@ class LSTMNetwork:
             ValueError: the file is damaged, foreign, of a newer jlstm, or of a `CharLM`.
             OSError: the file is missing or can't be read.
         """
-        saved = load(path)
+        saved = load(path, cell=cell)
         if saved.vocabulary is not None:
             raise ValueError(f"{path}: expected a network, got a language model, which is for CharLM.load")
+        options = {field.name: getattr(saved.config, field.name) for field in fields(LSTMConfig)}
+        del options["segment"]
         network = cls(
-            saved.config.input_size,
-            saved.config.hidden_size,
-            saved.config.output_size,
-            saved.apply_softmax,
-            saved.config.loss,
-            target=saved.config.target,
-            inputs=saved.config.inputs,
-            layers=saved.config.layers,
+            **options,
+            apply_softmax=saved.apply_softmax,
             seed=seed,
             optimizer=optimizer,
             batch_size=batch_size,

@@ -26,8 +26,9 @@ def predict(
     """Compute the scores of sequences of any lengths.
 
     They run in blocks of at most 256 sequences, or of a list 128 of similar lengths, and 256 steps, and the state is
-    carried from block to block. A block's shape is rounded up, its steps to a power of two and its sequences to a
-    number of five binary digits, so that few shapes are compiled; the steps that this adds are not computed.
+    carried from block to block; where a network has to see all of a sequence at once, in blocks of fewer sequences and
+    all steps. A block's shape is rounded up, its steps to a power of two and its sequences to a number of five binary
+    digits, so that few shapes are compiled; the steps that this adds are not computed.
 
     Args:
         params: the network's parameters.
@@ -36,7 +37,7 @@ def predict(
         apply_softmax: whether to return probabilities instead of logits.
 
     Returns:
-        For a batch `[N, T, C, 1]`, for a list a list of `[T, C, 1]`; without T where `config.target` is "last".
+        For a batch `[N, T, C, 1]`, for a list a list of `[T, C, 1]`; without T where `config.target` is not "each".
 
     Example:
         >>> from jlstm.model import init_params
@@ -46,13 +47,15 @@ def predict(
         [(4, 3, 1), (300, 3, 1)]
     """
     if isinstance(sequences, np.ndarray):
-        blocks = [sequences[first : first + MOST_ROWS] for first in range(0, len(sequences), MOST_ROWS)]
+        most = _most_rows(MOST_ROWS, sequences.shape[1], config)
+        blocks = [sequences[first : first + most] for first in range(0, len(sequences), most)]
         scores = [_predict_block(params, block, None, config, apply_softmax) for block in blocks]
         return (np.concatenate(scores) if len(scores) > 1 else scores[0])[..., None]
     by_length = sorted(range(len(sequences)), key=lambda k: len(sequences[k]))
     found: list[Any] = [None] * len(sequences)
-    for first in range(0, len(sequences), MOST_LISTED):
-        rows = by_length[first : first + MOST_LISTED]
+    most = _most_rows(MOST_LISTED, len(sequences[by_length[-1]]), config)
+    for first in range(0, len(sequences), most):
+        rows = by_length[first : first + most]
         steps = np.array([len(sequences[k]) for k in rows])
         padded = np.zeros((len(rows), steps.max(), *sequences[0].shape[1:]), sequences[0].dtype)
         for row, k in zip(padded, rows, strict=True):
@@ -61,6 +64,10 @@ def predict(
         for row, k, n in zip(block, rows, steps, strict=True):
             found[k] = (row[:n] if config.target == "each" else row)[..., None]
     return found
+
+
+def _most_rows(most: int, steps: int, config: LSTMConfig) -> int:
+    return most if config.in_pieces else max(1, min(most, MOST_ROWS * MOST_STEPS // steps))
 
 
 def _predict_block(
@@ -72,8 +79,9 @@ def _predict_block(
     height = to_whole_devices(rounded_up(rows, 5), mesh)
     params = replicate(params, mesh)
     scores, state = np.empty((rows, time, config.output_size), np.float32), None
-    for start in range(0, time, MOST_STEPS):
-        count = min(time - start, MOST_STEPS)
+    piece_steps = MOST_STEPS if config.in_pieces else time
+    for start in range(0, time, piece_steps):
+        count = min(time - start, piece_steps)
         xs = filled_up(sequences[:, start : start + count], height, max(LEAST_STEPS, rounded_up(count, 1)))
         lengths: Any = np.int32(count)  # one for all, which needs no mask
         if steps is not None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jlstm.cells import Cell
 from jlstm.cells.cell import Sizes
 from jlstm.checks import floating, prng_key, whole_size
 from jlstm.config import LSTMConfig, check_config
@@ -58,7 +57,7 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
 
 def _of_one(keys: Iterator[Array], config: LSTMConfig, sizes: Sizes, batch: int, time: int, dtype: Any) -> LayerMasks:
     """Draw the masks of one direction of a layer."""
-    cell: Cell = config.cell  # type: ignore[assignment]
+    cell = config.cell
     params = cell.shapes(sizes)
     weight, recurrent, zoneout = None, None, None
     if config.weight_dropout:

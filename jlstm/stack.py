@@ -131,20 +131,20 @@ def _check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | N
     first, width = None, None
     for k, layer in enumerate(layers):
         two = isinstance(layer, Bidirectional)
-        names = [f"{name}[{k}].forward", f"{name}[{k}].backward"] if two else [f"{name}[{k}]"]
-        reads = {cell.check(*each) for each in zip(names, directions(layer), strict=True)}
-        if reads == {None}:
-            continue  # of a cell of which nothing is known
-        if k and reads != {width}:
+        names = [f"{name}[{k}].{way}" for way in Bidirectional._fields] if two else [f"{name}[{k}]"]
+        for own, params in zip(names, directions(layer), strict=True):
+            reads = cell.check(own, params)
+            if k and reads != width:
+                expected = f"weights for the {width} outputs of the layer below"
+                raise ValueError(f"{own}: expected {expected}, got weights for {reads}")
+            first = reads if k == 0 else first
+        if first is None:  # of a cell of which nothing is known
+            continue
+        width, below = sum(cell.sizes(params).outputs for params in directions(layer)), width
+        if k and residual and width != below:
             raise ValueError(
-                f"{name}[{k}]: expected to read the {width} outputs of the layer below, got {sorted(reads)}"
+                f"{name}[{k}]: expected {below} outputs, as many as it reads, with residual=True, got {width}"
             )
-        gives = sum(cell.sizes(each).outputs for each in directions(layer))
-        if k and residual and gives != width:
-            raise ValueError(
-                f"{name}[{k}]: expected {width} outputs, as many as it reads, with residual=True, got {gives}"
-            )
-        first, width = (first if k else reads.pop()), gives
     return first
 
 

@@ -82,8 +82,9 @@ def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -
     """Draw as for the LSTM; gains are 1 and shifts 0, as everything is of standard deviation 1 already."""
     weight_ih, steep = input_weights(normal, sizes.inputs, sizes.hidden, [1, 1, scale, 1], fan_in)
     bias, recurrent = biases(steep, 0, 1, 0, 0), orthogonal(normal, 4, sizes.hidden)
-    gains = [constants(steep, 1, 1, 1, 1) for _ in range(2)]  # no array twice: it could not be donated
-    return LayerNormParams(weight_ih, recurrent, bias, *gains, constants(steep, 1), constants(steep, 0))
+    gain_ih, gain_hh = (constants(steep, 1, 1, 1, 1) for _ in range(2))  # no array twice: it could not be donated
+    gain_c, shift_c = constants(steep, 1), constants(steep, 0)
+    return LayerNormParams(weight_ih, recurrent, bias, gain_ih, gain_hh, gain_c, shift_c)
 
 
 LAYER_NORM = Cell(
