@@ -9,6 +9,7 @@ from jlstm.cells.gru_before import GRU_BEFORE
 from jlstm.cells.layer_norm import LAYER_NORM
 from jlstm.cells.lstm import LSTM
 from jlstm.cells.peephole import PEEPHOLE
+from jlstm.cells.products import times
 from jlstm.cells.projected import PROJECTED
 from jlstm.cells.rnn import RNN
 from jlstm.cells.slstm import SLSTM
@@ -27,6 +28,7 @@ __all__ = [
     "SLSTM",
     "Cell",
     "cell_of",
+    "times",
 ]
 
 CELLS = {cell.name: cell for cell in (LSTM, PEEPHOLE, COUPLED, PROJECTED, LAYER_NORM, GRU, GRU_BEFORE, RNN, SLSTM)}

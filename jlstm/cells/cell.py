@@ -47,7 +47,8 @@ class Cell:
     """A recurrent cell as pure functions of one sequence; its state is any NamedTuple that has a field `h`.
 
     Attributes:
-        linear: `linear(params, h, x) -> z`, linear in `params` and in `h`; `z` is any pytree. Where all it
+        linear: `linear(params, h, x) -> z`, linear in `params` and in `h`; `z` is any pytree; `x` is `[I]`, or a
+            class id that stands for a one-hot vector: `jlstm.cells.times` multiplies by both. Where all it
             does with the matrices of `params` is to multiply by them, `weight @ h`, or turn them, `weight.T`, they are
             laid out for that; else it is computed as it is written.
         gates: `gates(params, z, state) -> (state, h)`, the rest of the step.
