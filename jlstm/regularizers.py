@@ -1,5 +1,6 @@
 """What training leaves out: masks that are drawn anew at each step and that prediction knows nothing of."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,7 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
     check_config(config)
     dtype, batch, time = floating("dtype", dtype), whole_size("batch", batch), whole_size("time", time)
     key = prng_key("key", key)
-    keys = (jax.random.fold_in(key, k) for k in range(1, 2 + 6 * config.layers))
+    keys = (jax.random.fold_in(key, k) for k in itertools.count(1))
     outputs, inputs = None, None
     if config.dropout:
         keep, shape = 1 - config.dropout, (config.layers, batch, 1, config.output_width)
