@@ -266,13 +266,13 @@ def _decode(file: BinaryIO, cell: Cell | None) -> Saved:
 
 
 def _cell_named(name: Any, own: Cell | None) -> Cell:
-    """Return the cell that a file names, which is a user's own or one of these."""
-    found = own if own is not None and own.name == name else CELLS.get(name) if isinstance(name, str) else None
+    """Return the cell that a file names, which is one of these or a user's own."""
+    found = CELLS.get(name) if own is None and isinstance(name, str) else own
     if found is None:
-        advice = f"got {own!r}" if own else "which is none of jlstm's: load it with cell=..., the Cell it was made of"
+        advice = "which is none of jlstm's: load it with cell=..., the Cell that it was made of"
         raise ValueError(f"cell: expected the cell {reprlib.repr(name)}, {advice}")
-    if own is not None and found is not own:
-        raise ValueError(f"cell: expected None for a network of the cell {name!r}, got {own!r}")
+    if found.name != name:
+        raise ValueError(f"cell: expected the cell {reprlib.repr(name)}, got {found!r}")
     return found
 
 
@@ -289,7 +289,7 @@ def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
     version = about.get("version")
     if type(version) is not int or version not in VERSIONS:
         newer = ", written by a newer jlstm" if type(version) is int and version > VERSIONS[-1] else ""
-        raise ValueError(f"version: expected {' or '.join(map(str, VERSIONS))}, got {reprlib.repr(version)}{newer}")
+        raise ValueError(f"version: expected 1, 2 or 3, got {reprlib.repr(version)}{newer}")
     about = {"trained_on": "", **about}  # the first files have none
     _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "dtypes"])
     return about

@@ -132,7 +132,7 @@ class LSTMConfig:
                 f"zoneout: expected 0 with cell={cell.name!r}, whose state is kept in parts of a changing scale and "
                 f"has no average, got {self.zoneout}"
             )
-        missing = {*cell.recurrent} - {*getattr(cell.shapes(self.sizes[0]), "_fields", ())}
+        missing = {*cell.recurrent} - {*type(cell.blocks)._fields} if cell.blocks else set()
         if self.weight_dropout and missing:
             raise ValueError(
                 f"weight_dropout: expected 0 with cell={cell.name!r}, whose parameters have no {sorted(missing)}, got "
@@ -152,15 +152,12 @@ class LSTMConfig:
     @property
     def output_width(self) -> int:
         """How many numbers each layer gives at a step: the hidden state of one direction, or of both."""
-        return self.sizes[0].outputs * (2 if self.bidirectional else 1)
+        return (self.projection_size or self.hidden_size) * (2 if self.bidirectional else 1)
 
-    @property
-    def sizes(self) -> tuple[Sizes, ...]:
-        """The `Sizes` of each layer, of one of its directions."""
-        outputs = self.projection_size or self.hidden_size
-        width = 2 * outputs if self.bidirectional else outputs
-        reads = [self.input_size, *[width] * (self.layers - 1)]
-        return tuple(Sizes(inputs, self.hidden_size, outputs) for inputs in reads)
+    def sizes(self, layer: int) -> Sizes:
+        """Return how wide a layer is, or one of its directions; they are counted from 0."""
+        inputs = self.output_width if layer else self.input_size
+        return Sizes(inputs, self.hidden_size, self.projection_size or self.hidden_size)
 
 
 def check_config(config: Any) -> None:

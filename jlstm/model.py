@@ -174,7 +174,7 @@ def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
     cell = config.cell
 
     def layer(k: int) -> Any:
-        sizes, scale = config.sizes[k], 1.0 if k else config.input_scale
+        sizes, scale = config.sizes(k), 1.0 if k else config.input_scale
         # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
         fan_in = 1 if config.inputs == "tokens" and k == 0 else sizes.inputs
         drawn = [cell.draw(normal, sizes, scale, fan_in) for _ in range(1 + config.bidirectional)]
@@ -377,9 +377,9 @@ def stepper(params: ModelParams, config: LSTMConfig) -> Callable[[Array, tuple],
     """
     cell = config.cell
     weights: list[Callable[[], Any]] = []
-    for layer, sizes in zip(params.layers, config.sizes, strict=True):
+    for k, layer in enumerate(params.layers):
         h = jax.eval_shape(cell.zero_state, layer).h
-        row, x = (jnp.zeros(shape, h.dtype) for shape in ((1, *h.shape), (1, 1, sizes.inputs)))
+        row, x = (jnp.zeros(shape, h.dtype) for shape in ((1, *h.shape), (1, 1, config.sizes(k).inputs)))
         fits = takes_forms(cell.linear, layer, row, x)
         weights.append(forward_weights(layer, SEQUENCES_FIRST) if fits else functools.partial(_itself, layer))
     return functools.partial(_next, params, weights, config)

@@ -53,7 +53,7 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
         masks = [_of_one(keys, config, sizes, batch, time, dtype) for _ in range(1 + config.bidirectional)]
         return Bidirectional(*masks) if config.bidirectional else masks[0]
 
-    return Masks(inputs, tuple(map(of_layer, config.sizes)), outputs)
+    return Masks(inputs, tuple(of_layer(config.sizes(k)) for k in range(config.layers)), outputs)
 
 
 def _of_one(keys: Iterator[Array], config: LSTMConfig, sizes: Sizes, batch: int, time: int, dtype: Any) -> LayerMasks:

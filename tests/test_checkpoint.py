@@ -14,6 +14,7 @@ import tempfile
 import time
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jlstm.cells import CELLS, LSTM, Cell
 from jlstm.checkpoint import Saved, load, save
-from jlstm.model import LSTMConfig, init_params
+from jlstm.config import LSTMConfig
+from jlstm.gradcheck import random_problem
+from jlstm.model import init_params
 
 CONFIG = LSTMConfig(2, 3, 4, layers=2, dropout=0.1, input_scale=1.7)
 ARRAYS = [f"layers[{k}].{name}" for k in (0, 1) for name in ("weight_ih", "weight_hh", "bias")]
@@ -150,7 +154,7 @@ def test_reads_without_jlstm(tmp_path, dtype):
         arrays = {name: file[name] for name in file.files if name != "jlstm.json"}
     assert {name: about[name] for name in ("format", "version", "vocabulary", "apply_softmax")} == {
         "format": "jlstm",
-        "version": 2,
+        "version": 3,
         "vocabulary": "é中😀\0",
         "apply_softmax": True,
     }
@@ -526,13 +530,13 @@ NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
         (member(pickle.dumps(Touch()), "jlstm.json"), "jlstm.json: expected JSON, got "),
         (without("jlstm.json"), "expected a file that jlstm saved, with a member jlstm.json, got KeyError"),
         (about(format="other"), "jlstm.json: expected an object with the format 'jlstm', got {"),
-        (about(version=3), "version: expected 1 or 2, got 3, written by a newer jlstm"),
-        (about(version=3, config={"new": 1}, more=1), "version: expected 1 or 2, got 3, written by a newer jlstm"),
-        (about(version=0), "version: expected 1 or 2, got 0"),
-        (about(version=True), "version: expected 1 or 2, got True"),
-        (about(version=1.0), "version: expected 1 or 2, got 1.0"),
-        (about(version="1"), "version: expected 1 or 2, got '1'"),
-        (about(version=None), "version: expected 1 or 2, got None"),
+        (about(version=4), "version: expected 1, 2 or 3, got 4, written by a newer jlstm"),
+        (about(version=4, config={"new": 1}, more=1), "version: expected 1, 2 or 3, got 4, written by a newer jlstm"),
+        (about(version=0), "version: expected 1, 2 or 3, got 0"),
+        (about(version=True), "version: expected 1, 2 or 3, got True"),
+        (about(version=1.0), "version: expected 1, 2 or 3, got 1.0"),
+        (about(version="1"), "version: expected 1, 2 or 3, got '1'"),
+        (about(version=None), "version: expected 1, 2 or 3, got None"),
         (about(more=1), "jlstm.json: expected 7 names, got 8, with [] missing and ['more'] unknown"),
         (lambda members, about: about.pop("dtypes"), "jlstm.json: expected 7 names, got 6, with ['dtypes'] missing"),
         (about(config=None), CONFIG_TAKES + "TypeError"),
@@ -726,3 +730,34 @@ def test_takes_no_more_memory_than_a_small_file_needs(path, build, message):
     finally:
         tracemalloc.stop()
     assert peak < 4 * 10**6
+
+
+OWN = Cell(LSTM.linear, LSTM.gates, LSTM.zero_state, name="own", draw=LSTM.draw)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_in_both_directions_comes_back_to_the_same_bits(tmp_path, name):
+    size = 2 if CELLS[name].projects else None
+    config = LSTMConfig(2, 3, 4, target="mean", layers=2, cell=name, projection_size=size, bidirectional=True)
+    params = random_problem(config, 1, 1)["params"]
+    saved = Saved(params, replace(config, residual=True, weight_dropout=0.1, input_dropout=0.2), None, True)
+    save(tmp_path / "model", saved)
+    assert_same(load(tmp_path / "model"), saved)
+
+
+def test_a_cell_of_ones_own_is_handed_over_again(tmp_path):
+    config = LSTMConfig(2, 3, 4, cell=OWN)
+    saved = Saved(random_problem(config, 1, 1)["params"], config, None, True)
+    save(tmp_path / "own", saved)
+    assert_same(load(tmp_path / "own", cell=OWN), saved)
+    with pytest.raises(ValueError, match="own: cell: expected the cell 'own', which is none of jlstm's: load it with"):
+        load(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"cell: expected the cell 'own', got Cell\('other'\)"):
+        load(tmp_path / "own", cell=replace(OWN, name="other"))
+    with pytest.raises(TypeError, match="cell: expected a Cell, got 'own'"):
+        load(tmp_path / "own", cell="own")
+
+
+def test_a_network_of_another_cell_is_none_of_ones_own(path):
+    with pytest.raises(ValueError, match=r"cell: expected the cell 'lstm', got Cell\('own'\)"):
+        load(path, cell=OWN)

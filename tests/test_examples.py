@@ -156,6 +156,13 @@ def test_shakespeare_says_what_is_wrong_with_a_model(trained, tmp_path, argument
         example("shakespeare").main([str(names.get(argument, argument)) for argument in arguments])
 
 
+def test_own_cell_learns_and_its_gradients_are_right():
+    printed = run("own_cell", "--epochs", 60, "--hidden", 32)
+    assert "1 mgu layer of 32 units" in printed
+    assert "its gradients are right" in printed
+    assert float(re.search(r"([\d.]+)% of x -> 3x mod 50", printed)[1]) > 50  # 2 % by chance
+
+
 def test_gradients_agree():
     assert example("gradients").main([]) is True
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from jlstm import prediction
-from jlstm.cell import LSTMParams
-from jlstm.model import LSTMConfig, ModelParams, Readout, forward
+from jlstm.cells.lstm import LSTMParams
+from jlstm.config import LSTMConfig
+from jlstm.gradcheck import random_problem
+from jlstm.model import ModelParams, Readout, forward
 from jlstm.prediction import predict
 
 H, C = 4, 3
@@ -109,3 +111,25 @@ def test_few_shapes_are_compiled(first, second, compiled):
         predict(params(), [np.ones((steps, 1))] * rows, config)
         counts.append(prediction._scores.__wrapped__._cache_size())
     assert counts[1] - counts[0] == compiled
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LSTMConfig(1, H, C, layers=2, bidirectional=True),
+        LSTMConfig(1, H, C, bidirectional=True, target="last"),
+        LSTMConfig(1, H, C, target="mean", cell="gru"),
+    ],
+    ids=["both directions", "both directions, last", "mean"],
+)
+def test_what_has_to_see_all_of_a_sequence_sees_it(monkeypatch, config):
+    """Longer than a piece, of any lengths, and in blocks of as many rows as there is room for."""
+    own = random_problem(config, 1, 1)["params"]
+    sequences = [LONG[k, :steps] for k, steps in enumerate((600, 3, 300, 1))]
+    padded, lengths = LONG[:4], np.array([600, 3, 300, 1])
+    expected = np.asarray(forward(own, padded, config, lengths=lengths)[0])
+    for found, scores, steps in zip(predict(own, sequences, config), expected, lengths, strict=True):
+        assert_close(found[..., 0], scores[:steps] if config.target == "each" else scores)
+    monkeypatch.setattr(prediction, "MOST_ROWS", 4)  # of 256 steps each: 600 steps leave room for one row
+    whole = predict(own, LONG[:3], config)
+    assert_close(whole[..., 0], np.asarray(forward(own, LONG[:3], config)[0]))

@@ -82,7 +82,8 @@ def constants(like: Any, *values: float) -> Any:
         [1.0, 1.0, 0.0, 0.0]
     """
     xp = like.__array_namespace__()
-    return xp.repeat(xp.asarray(values, dtype=like.dtype), like.shape[-1])
+    column = xp.asarray(values, dtype=like.dtype)[:, None]
+    return xp.broadcast_to(column, (len(values), like.shape[-1])).reshape(-1)
 
 
 def orthogonal(normal: Normal, gates: int, size: int) -> Any:
