@@ -390,7 +390,7 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
     Returns:
         `params` normal, biases too, with variance 1 / the number of what they add up; `xs` standard normal, or ids for
         "tokens"; `state` that of the reference after three random steps, None where there is none to start from; `ys`
-        class ids, or standard normal for "mse"; `config`; `lengths` from 1 to `time`; `resets` at a tenth of the steps;
+        class ids, or standard normal for "mse"; `config`; `lengths` from 1 to `time`; `resets` at 3 of 10 steps;
         where training leaves something out, a `key`. Floats are float32.
 
     Raises:
@@ -426,7 +426,7 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
         "config": config,
         "state": _random_state(params, normal(batch, 3, config.input_size), config),
         "lengths": rng.integers(1, time, size=batch, endpoint=True),
-        "resets": rng.random((batch, time)) < 0.1,
+        "resets": rng.random((batch, time)) < 0.3,
     }
     return problem | ({"key": jax.random.key(seed)} if config.leaves_out else {})
 
@@ -448,8 +448,9 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "tokens, mse": {"inputs": "tokens", "loss": "mse"},
     "two layers, both directions, last": {"layers": 2, "bidirectional": True, "target": "last"},
     "two layers, residual, mean": {"layers": 2, "residual": True, "target": "mean"},
-    "two layers, all regularisers": {
+    "two layers, both directions, all regularisers": {
         "layers": 2,
+        "bidirectional": True,
         **dict.fromkeys(["dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout"], 0.3),
     },
 }
@@ -551,7 +552,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.resets == "none":
         problem["resets"] = None
     report = gradcheck(**problem)
-    shown = {name.replace("_", "-"): value for name, value in vars(options).items() if value not in (None, False)}
+    given = {name: value for name, value in vars(options).items() if name not in shares or value}
+    shown = {name.replace("_", "-"): value for name, value in given.items() if value is not None and value is not False}
     print(parser.prog, *(f"--{name}" if value is True else f"--{name} {value}" for name, value in shown.items()))
     print("Reference: backpropagation through time written out by hand in NumPy float64, jlstm/reference")
     print(f"\n{report}")

@@ -79,7 +79,12 @@ def _scaled(key: Array, share: float, shape: tuple, dtype: Any) -> Array:
 
 
 def _chosen(key: Array, share: float, shape: tuple) -> Array:
-    """Return true for a share of the entries, by 16 random bits each: of 32 it would take twice as long."""
-    size = math.prod(shape)
-    bits = lax.bitcast_convert_type(jax.random.bits(key, (-(-size // 2),), jnp.uint32), jnp.uint16)
-    return bits.reshape(-1)[:size].reshape(shape) < round(share * 2**16)
+    """Return true for a share of the entries, by 8 random bits each: by 32 it takes four times as long.
+
+    Of 256 equally likely numbers, those below share · 256 are chosen; what is left of that when it is rounded down
+    decides, anew for each row, whether one more is: each entry is chosen with the probability that was asked for.
+    """
+    size, (key, of_rows) = math.prod(shape), jax.random.split(key)
+    bits = lax.bitcast_convert_type(jax.random.bits(key, (-(-size // 4),), jnp.uint32), jnp.uint8)
+    below = jnp.floor(share * 256 + jax.random.uniform(of_rows, (*shape[:-1], 1), jnp.float32))
+    return bits.reshape(-1)[:size].reshape(shape).astype(jnp.uint16) < below.astype(jnp.uint16)

@@ -183,11 +183,14 @@ def _pieces(
     rows = len(prompts)
     mesh = mesh_for(rows, weights_of(params))
     width = to_whole_devices(rows, mesh)
-    (params, key), state = replicate((params, key), mesh), scatter(zero_state(params, width, cell=config.cell), mesh)
+    params, key = replicate((params, key), mesh)
+    h = np.zeros((width, config.output_width), params.readout.weight.dtype)
+    carry = scatter((h, zero_state(params, width, cell=config.cell)), mesh)
     for start in range(0, prompts.shape[1], READ):
         ids = filled_up(prompts[:, start : start + READ], width, READ)
         real = np.clip(counts - start, 0, READ).astype(np.int32)
-        scores, state = _read(params, ids, state, filled_up(real, width) if real.ndim else real, config, mesh=mesh)
+        scores, carry = _read(params, ids, carry, filled_up(real, width) if real.ndim else real, config, mesh=mesh)
+    _, state = carry
     block = min(BLOCK, max(PIECE, NOISE // (width * config.output_size)))
     for start in range(0, length, block):
         noise = _noise(key, start, choice.temperature, shape=(block, width, config.output_size))
@@ -214,11 +217,14 @@ def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterato
 
 @compiled(static_argnames="mesh")
 def _read(
-    params: ModelParams, ids: Array, state: Any, counts: Array, config: LSTMConfig, *, mesh: Mesh | None
-) -> tuple[Array, Any]:
-    """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length."""
+    params: ModelParams, ids: Array, carry: tuple, counts: Array, config: LSTMConfig, *, mesh: Mesh | None
+) -> tuple[Array, tuple]:
+    """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length.
 
-    def read(params: ModelParams, ids: Array, state: Any, counts: Array) -> tuple[Array, Any]:
+    What is carried is the top layer's output and the state; a row that has nothing to read keeps both.
+    """
+
+    def read(params: ModelParams, ids: Array, carry: tuple, counts: Array) -> tuple[Array, tuple]:
         step = stepper(params, config)
 
         def body(t: Array, carry: tuple) -> tuple:
@@ -230,13 +236,12 @@ def _read(
         def reads(t: Array, like: Array) -> Array:
             return (t < counts).reshape(-1, *[1] * (like.ndim - 1))
 
-        h = jnp.zeros_like(jax.eval_shape(step, inputs_of(ids[:, 0], config), state)[0])
-        h, state = lax.fori_loop(0, counts.max(), body, (h, state))
-        return read_out(params.readout, h), state
+        h, state = lax.fori_loop(0, counts.max(), body, carry)
+        return read_out(params.readout, h), (h, state)
 
     split = P(AXIS)
     in_specs = P(), split, split, split if counts.ndim else P()
-    return split_batch(read, mesh, in_specs, split)(params, ids, state, counts)
+    return split_batch(read, mesh, in_specs, split)(params, ids, carry, counts)
 
 
 @compiled(static_argnames="shape")

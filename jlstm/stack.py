@@ -134,10 +134,10 @@ def _check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | N
         names = [f"{name}[{k}].{way}" for way in Bidirectional._fields] if two else [f"{name}[{k}]"]
         for own, params in zip(names, directions(layer), strict=True):
             reads = cell.check(own, params)
-            if k and reads != width:
-                expected = f"weights for the {width} outputs of the layer below"
-                raise ValueError(f"{own}: expected {expected}, got weights for {reads}")
-            first = reads if k == 0 else first
+            first, expected = first or reads, width if k else first or reads
+            if reads != expected:
+                what = f"the {width} outputs of the layer below" if k else f"{first} features, as the other direction"
+                raise ValueError(f"{own}: expected weights for {what}, got weights for {reads}")
         if first is None:  # of a cell of which nothing is known
             continue
         width, below = sum(cell.sizes(params).outputs for params in directions(layer)), width

@@ -187,9 +187,9 @@ def run(
     """
     if not isinstance(cell, Cell):
         return _run_plain(cell, params, xs, state, lengths, resets, reverse=reverse)
-    xs, real, fresh = _steps(params, xs, lengths, resets, reverse)
-    steps = _Steps(xs, None if real is None else cast_like(params, real), fresh, _in_time(kept, reverse))
-    state = _as_stepped(jax.vmap(cell.step, in_axes=(None, 0, 0)), params, cast_like(params, state), xs)
+    steps = _steps(params, xs, lengths, resets, reverse, kept)
+    steps = steps._replace(real=None if steps.real is None else cast_like(params, steps.real))
+    state = _as_stepped(jax.vmap(cell.step, in_axes=(None, 0, 0)), params, cast_like(params, state), steps.x)
     stepped = _Stepped(cell, zoneout, uniform=lengths is None or lengths.ndim == 0)
     if segment is None:
         hs, state = _scan(stepped, params, state, steps, recurrent)
@@ -215,7 +215,7 @@ def _run_plain(
     zeros = jax.tree.map(jnp.zeros_like, state) if zeros is None else zeros
 
     def body(state: Any, given: tuple) -> tuple[Any, Any]:
-        x, real, fresh = given
+        x, real, fresh, _ = given
         after, h = step(params, state if fresh is None else _where(fresh, zeros, state), x)
         if real is None:
             return after, h
@@ -225,26 +225,40 @@ def _run_plain(
     return _in_time(hs, reverse), state
 
 
+class _Steps(NamedTuple):
+    """What is given for each step, arrays `[time, batch, ...]` in the order in which they are read; nothing where None.
+
+    Attributes:
+        x: the input.
+        real: 1 where the step is, and 0 for padding, after which the state is as it was and the output zero.
+        fresh: true where the state is zero before the step.
+        kept: like the state, true where a unit keeps its old one.
+    """
+
+    x: Any
+    real: Array | None
+    fresh: Array | None
+    kept: Any
+
+
 def _steps(
-    params: Any, xs: Array, lengths: Array | None, resets: Array | None, reverse: bool
-) -> tuple[Array, Array | None, Array | None]:
-    """Return the inputs, which steps are real, and before which the state is zero: `[time, batch, ...]`, in the order
-    in which they are read."""
-    xs, resets = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (xs, resets))
+    params: Any, xs: Array, lengths: Array | None, resets: Array | None, reverse: bool, kept: Any = None
+) -> _Steps:
+    xs, fresh, kept = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (xs, resets, kept))
     xs, real = xs if xs.ndim == 2 else cast_like(params, xs), None
     if lengths is not None and xs.shape[0] != 0:
         real = jnp.arange(xs.shape[0], dtype=jnp.int32)[:, None] < lengths.reshape(1, -1)
         real = jnp.broadcast_to(real, xs.shape[:2])
         xs = _where(real, xs, jnp.zeros_like(xs))
-    if resets is not None:
-        resets = resets if real is None else resets & real
-        if reverse:  # an episode is left before the step that is read after its first
-            resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
-    return jax.tree.map(lambda array: jnp.flip(array, 0), (xs, real, resets)) if reverse else (xs, real, resets)
+    if fresh is not None and reverse:  # an episode is left before the step that is read after its first
+        fresh = fresh if real is None else fresh & real
+        fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
+    steps = _Steps(xs, real, fresh, kept)
+    return jax.tree.map(lambda array: jnp.flip(array, 0), steps) if reverse else steps
 
 
 def _in_time(tree: Any, reverse: bool) -> Any:
-    """Return arrays of steps in the order they are read, `[time, batch, ...]`, as `[batch, time, ...]`, or back."""
+    """Return arrays of steps in the order in which they were read, `[time, batch, ...]`, as `[batch, time, ...]`."""
     return jax.tree.map(lambda array: jnp.swapaxes(jnp.flip(array, 0) if reverse else array, 0, 1), tree)
 
 
@@ -276,22 +290,6 @@ def _stepped_shapes(step: Callable, params: Any, state: Any, xs: Any) -> tuple[A
 
     x = jax.eval_shape(lambda xs: jax.tree.map(first, xs), xs)
     return jax.eval_shape(step, params, state, x)
-
-
-class _Steps(NamedTuple):
-    """What is given for each step, arrays `[time, batch, ...]`; nothing where None.
-
-    Attributes:
-        x: the input.
-        real: 1 where the step is, and 0 for padding, after which the state is as it was and the output zero.
-        fresh: true where the state is zero before the step.
-        kept: like the state, true where a unit keeps its old one.
-    """
-
-    x: Any
-    real: Array | None
-    fresh: Array | None
-    kept: Any
 
 
 class _Stepped(NamedTuple):

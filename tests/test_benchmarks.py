@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import agreement, generation, learning, machine, peers, plot, shapes, subjects, tables, timing
+from benchmarks import agreement, cells, generation, learning, machine, peers, plot, shapes, subjects, tables, timing
+
+from jlstm.cells import CELLS
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # whoever imports Keras first decides
 
@@ -40,6 +42,37 @@ def test_peers_agree_with_jlstm(references, name, shape):
     assert agreed.name == name
     assert agreed.scores < 2e-6
     assert agreed.gradient < 1e-5
+
+
+@pytest.mark.parametrize("name", ["projected", "slstm"])  # the benchmark checks all before it measures them
+def test_plain_scans_agree_with_jlstm(name):
+    projection = 4 if CELLS[name].projects else None
+    problem = peers.problem_of(FEATURES, steps=3, cell=name, projection_size=projection)
+    (agreed,) = agreement.check(peers.jlstm_peer(problem), [cells.plain_peer(problem)])
+    assert agreed.scores < 2e-6
+    assert agreed.gradient < 1e-5
+
+
+@pytest.mark.parametrize("name", cells.TORCH)
+def test_torchs_other_networks_agree_with_jlstm(name):
+    pytest.importorskip("torch")
+    options, build = cells.TORCH[name]
+    problem = peers.problem_of(FEATURES, steps=3, **options)
+    if name == "GRU":  # whose inner bias starts at zero, which would hide where it stands
+        (layer,), _ = problem.params
+        layer = layer._replace(bias_hn=np.linspace(-1, 1, FEATURES.H, dtype=np.float32))
+        problem = problem._replace(params=problem.params._replace(layers=(layer,)))
+    (agreed,) = agreement.check(peers.jlstm_peer(problem), [peers.torch_peer(problem, build)])
+    assert agreed.scores < 2e-6
+    assert agreed.gradient < 1e-5
+
+
+def test_a_problem_with_resets_trains_with_them(references):
+    problem = peers.problem_of(FEATURES, steps=3)
+    none, everywhere = (problem._replace(resets=np.full(problem.ys.shape, value)) for value in (False, True))
+    wanted = references[FEATURES].train()
+    np.testing.assert_allclose(peers.jlstm_peer(none).train(), wanted, rtol=1e-6)
+    assert not np.allclose(peers.jlstm_peer(everywhere).train(), wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["jlstm", *peers.PEERS])

@@ -1,14 +1,24 @@
-"""One time step against its equations in NumPy, its transformations, its dtypes, and the initial parameters."""
+"""One time step against its equations in NumPy, its transformations, its dtypes, the initial parameters; every cell."""
 
+import dataclasses
 import functools
+import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from layers import random_layer, random_state, sizes_of
 
-from jlstm.cell import LSTM, LSTMParams, LSTMState, cast_like, init_lstm, lstm_cell, widen
+from jlstm import reference
+from jlstm.cells import CELLS, GRU, LAYER_NORM, LSTM, RNN, SLSTM, Cell, cell_of
+from jlstm.cells.cell import cast_like, checked_step, zero_states
+from jlstm.cells.initializers import in_turn
+from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
+from jlstm.stack import _run_layer
+from jlstm.unroll import activations, run
 
 INPUTS, H, B = 3, 4, 2
 
@@ -72,14 +82,6 @@ def test_ids_stand_for_one_hot_vectors(x64, step, ids):
 
     by_params = jax.jit(jax.value_and_grad(lambda params, x: (lstm_cell(params, state, x)[1] ** 3).sum()))
     assert_close(by_params(params, ids), by_params(params, np.eye(INPUTS)[ids]), 1e-14)
-
-
-def test_a_widened_layer_is_the_same_with_units_that_stay_zero(x64, step):
-    params, state, x = arrays(step, "float64")
-    wide_state, wide_h = jit_cell(widen(params, 3), widen(state, 3), x)
-    got = jax.tree.map(lambda array: array[:, :H], (wide_state, wide_h))
-    assert_close(got, jit_cell(params, state, x), 1e-15)
-    assert not any(np.any(array[:, H:]) for array in (*wide_state, wide_h))
 
 
 @pytest.mark.parametrize("z", [1e4, -1e4])
@@ -171,7 +173,7 @@ def test_zero_state(x64, step, dtype):
 
 
 def init(seed=0, input_size=50, hidden_size=32, **options):
-    return init_lstm(jax.random.key(seed), input_size, hidden_size, **options)
+    return LSTM.init(jax.random.key(seed), input_size, hidden_size, **options)
 
 
 def gates(array):
@@ -236,3 +238,328 @@ def test_init_draws_float64_in_full(x64):
         assert np.mean(weight == np.float32(weight)) < 0.01, "drawn in float32"
     gate = gates(params.weight_hh)[0]
     np.testing.assert_allclose(gate.T @ gate, np.eye(32), atol=1e-13)
+
+
+# Every cell
+
+
+every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+
+
+def blocks(cell, params, name):
+    """The blocks of one of a cell's arrays by the letters of the gates."""
+    gates = getattr(cell.blocks, name)
+    return dict(zip(gates, np.split(np.asarray(getattr(params, name)), len(gates)), strict=True))
+
+
+def numpy_draw(cell, hidden=6, scale=1.0):
+    def normal(*shape):
+        return rng.normal(size=shape)
+
+    rng = np.random.default_rng(0)
+    return cell.draw(normal, sizes_of(cell, hidden=hidden), scale, 3)
+
+
+@every_cell
+def test_init_is_what_the_cell_draws(x64, cell):
+    inputs, hidden, outputs = sizes_of(cell)
+    options = {"projection_size": outputs, "input_scale": 2.0, "fan_in": 1}
+    params = cell.init(jax.random.key(0), inputs, hidden, **options, dtype=jnp.float64)
+    shapes = cell.shapes(sizes_of(cell))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    assert {array.dtype.name for array in params} == {"float64"}
+    assert cell.check("params", params) == inputs
+    assert cell.sizes(params) == sizes_of(cell)
+
+    taken = []
+    cell.draw(lambda *shape: taken.append(np.prod(shape)) or np.ones(shape), sizes_of(cell), 2.0, 1)
+    numbers = jax.random.normal(jax.random.key(0), (sum(taken),), jnp.float64)
+    assert_close(params, cell.draw(in_turn(np.asarray(numbers)), sizes_of(cell), 2.0, 1), 1e-13)
+
+    again, other = (cell.init(jax.random.key(k), inputs, hidden, **options, dtype=jnp.bfloat16) for k in (0, 1))
+    single = cell.init(jax.random.key(0), inputs, hidden, **options)
+    for drawn, low, different in zip(single, again, other, strict=True):
+        assert (drawn.dtype, low.dtype) == (jnp.float32, jnp.bfloat16)
+        assert np.array_equal(drawn.astype(jnp.bfloat16), low)
+        assert drawn.ndim == 1 or np.mean(low == different) < 0.1
+
+
+BIASES = {  # what each block of H starts at, in the order in which they are stacked
+    "lstm": {"bias": (0, 1, 0, 0)},
+    "peephole": {"bias": (0, 1, 0, 0), "peephole": (0, 0, 0)},
+    "coupled": {"bias": (-1, 0, 0)},  # 1 - σ(-1) is σ(1), what the forget gate of the others is
+    "projected": {"bias": (0, 1, 0, 0)},
+    "layer_norm": {
+        "bias": (0, 1, 0, 0),
+        "gain_ih": (1, 1, 1, 1),
+        "gain_hh": (1, 1, 1, 1),
+        "gain_c": (1,),
+        "shift_c": (0,),
+    },
+    "gru": {"bias": (0, 1, 0), "bias_hn": (0,)},
+    "gru_before": {"bias": (0, 1, 0)},
+    "rnn": {"bias": (0,)},
+    "slstm": {"bias": (0, 0, 0, 0)},
+}
+
+
+@every_cell
+def test_gates_start_where_the_literature_has_them(cell):
+    params = numpy_draw(cell)
+    assert BIASES[cell.name].keys() == {name for name, array in params._asdict().items() if array.ndim == 1}
+    for name, start in BIASES[cell.name].items():
+        np.testing.assert_array_equal(getattr(params, name), np.repeat(np.float64(start), 6))
+
+
+@every_cell
+def test_only_the_candidate_reads_its_input_more_steeply(cell):
+    (candidate,) = {*cell.blocks.weight_ih} & set("gnh") or {"z"}
+    narrow, wide = (blocks(cell, numpy_draw(cell, scale=scale), "weight_ih") for scale in (1.0, 10.0))
+    for gate in narrow:
+        np.testing.assert_allclose(wide[gate], narrow[gate] * (10 if gate == candidate else 1), rtol=1e-14)
+    of_wide = blocks(cell, numpy_draw(cell, scale=10.0), "bias")
+    assert {gate for gate, bias in of_wide.items() if len(np.unique(bias)) > 1} == {candidate}
+
+
+@every_cell
+def test_every_recurrent_matrix_is_orthogonal(cell):
+    params = numpy_draw(cell)
+    assert {*cell.recurrent} < {*params._fields}
+    projection = ("weight_hr",) if cell.projects else ()
+    matrices = [block for name in (*cell.recurrent, *projection) for block in blocks(cell, params, name).values()]
+    for k, matrix in enumerate(matrices):
+        gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+        np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-14)
+        others = [other for other in matrices[:k] if other.shape == matrix.shape]
+        assert all(abs(matrix - other).max() > 0.1 for other in others), "two were drawn alike"
+
+
+@every_cell
+def test_every_step_is_that_of_the_reference(x64, cell):
+    """Of a batch of any axes, checked; in parts; of all steps at once."""
+    rng = np.random.default_rng(0)
+    params = random_layer(cell, rng)
+    state, x = random_state(cell, params, rng, B), rng.normal(size=(B, 3))
+    row = [jax.tree.map(lambda array, b=b: array[b], (state, x)) for b in range(B)]
+    after = [reference.CELLS[cell.name].step(params, one_x, one.h, one)[0] for one, one_x in row]
+    expected = type(state)(*map(np.stack, zip(*after, strict=True)))
+
+    checked = jax.jit(functools.partial(checked_step, cell))
+    for axes in ((), (B,), (B, 1)):
+        given = jax.tree.map(lambda array, axes=axes: array.reshape(*axes, -1) if axes else array[0], (state, x))
+        wanted = jax.tree.map(lambda array, axes=axes: array.reshape(*axes, -1) if axes else array[0], expected)
+        assert_close(checked(params, *given), (wanted, wanted.h), 1e-13)
+
+    @jax.jit
+    def in_parts(params, states, xs):
+        zs = cell.linear_all(params, states.h, xs)
+        one_by_one = jax.vmap(cell.linear, in_axes=(None, 0, 0))(params, states.h, xs)
+        return zs, one_by_one, jax.vmap(cell.gates, in_axes=(None, 0, 0))(params, zs, states)
+
+    zs, one_by_one, found = in_parts(params, state, x)
+    assert_close(zs, one_by_one, 1e-14)
+    assert_close(found, (expected, expected.h), 1e-13)
+
+    for low in ("bfloat16", "float32"):
+        got = jax.eval_shape(functools.partial(checked_step, cell), arrays(params, low), state, x)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {low}
+
+
+@every_cell
+def test_ids_are_one_hot_vectors_for_every_cell(x64, cell):
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(jnp.asarray, random_layer(cell, rng))
+    state, ids = random_state(cell, params, rng, 4), np.array([2, 0, 1, 2])
+
+    @jax.jit
+    def by_params(params, x):
+        def weighted(params):
+            _, h = checked_step(cell, params, state, x)
+            return (h**3).sum(), h
+
+        return jax.grad(weighted, has_aux=True)(params)
+
+    assert_close(by_params(params, ids), by_params(params, np.eye(3)[ids]), 1e-14)
+    _, h = by_params(params, np.array([-1, 3, 1, 10**6]))
+    assert np.isnan(h[np.array([0, 1, 3])]).all()
+    assert np.isfinite(h[2]).all()
+
+
+def normalised(v):
+    return (v - v.mean()) / np.sqrt(v.var() + 1e-5)
+
+
+def lstm_of(params, gates, state):
+    c = gates.f * state.c + gates.i * gates.g
+    return {"c": c, "h": gates.o * np.tanh(c)}
+
+
+def projected_of(params, gates, state):
+    seen = lstm_of(params, gates, state)
+    return seen | {"h": params.weight_hr @ seen["h"]}
+
+
+def layer_norm_of(params, gates, state):
+    c = lstm_of(params, gates, state)["c"]
+    return {"c": c, "h": gates.o * np.tanh(params.gain_c * normalised(c) + params.shift_c)}
+
+
+def gru_of(params, gates, state):
+    return {"h": (1 - gates.z) * gates.n + gates.z * state.h}
+
+
+def slstm_of(params, gates, state):
+    c, n = gates.f * state.c + gates.i * gates.z, gates.f * state.n + gates.i
+    return {"c": c, "n": n, "h": gates.o * c / n}
+
+
+BY_GATES = {  # the state after a step, by the gates' values
+    **dict.fromkeys(["lstm", "peephole", "coupled"], lstm_of),
+    "projected": projected_of,
+    "layer_norm": layer_norm_of,
+    **dict.fromkeys(["gru", "gru_before"], gru_of),
+    "slstm": slstm_of,
+}
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS.values() if cell is not RNN], ids=str)
+def test_activations_are_what_the_gates_use(x64, cell):
+    rng = np.random.default_rng(0)
+    params = random_layer(cell, rng)
+    state = jax.tree.map(lambda array: array[0], random_state(cell, params, rng, 1))
+    x = rng.normal(size=3)
+
+    @jax.jit
+    def step(params):
+        z = cell.linear(params, state.h, x)
+        return cell.activations(params, z, state), cell.gates(params, z, state)
+
+    seen, (after, _) = jax.tree.map(np.asarray, step(params))
+    for name, expected in BY_GATES[cell.name](params, seen, state).items():
+        np.testing.assert_allclose(getattr(after, name), expected, rtol=0, atol=1e-13)
+    for name, gate in seen._asdict().items():
+        candidate = name in ("g", "n") or (name == "z" and cell is SLSTM)
+        assert gate.shape == (6,)
+        assert (-1 if candidate else 0) <= gate.min() <= gate.max() <= 1
+        assert len(np.unique(gate)) > 1
+    for k, name in enumerate(cell.blocks.bias):  # each by its own name
+        other, _ = step(params._replace(bias=params.bias + 0.1 * np.repeat(np.arange(len(cell.blocks.bias)) == k, 6)))
+        assert abs(getattr(other, name) - getattr(seen, name)).max() > 1e-3
+
+
+def test_activations_of_a_cell_that_names_none_are_its_state(x64):
+    rng = np.random.default_rng(0)
+    params, xs = random_layer(RNN, rng), rng.normal(size=(2, 4, 3))
+    seen = activations(params, xs, cell=RNN, lengths=[4, 2])
+    hs, _ = run(params, xs, zero_states(RNN, params, (2,)), np.array([4, 2]), cell=RNN)
+    assert seen.keys() == {"h"}
+    np.testing.assert_allclose(seen["h"], hs, rtol=0, atol=1e-14)
+
+
+@every_cell
+def test_a_cell_pads_where_it_says_so_and_only_there(x64, cell):
+    """Six units as the first of sixteen, in values and gradients; where it says that it doesn't, it could not."""
+    rng = np.random.default_rng(0)
+    params, xs, lengths = random_layer(cell, rng), rng.normal(size=(3, 5, 3)), np.array([5, 0, 3])
+    state, resets = random_state(cell, params, rng, 3), rng.random((3, 5)) < 0.3
+    weights = rng.normal(size=(3, 5, sizes_of(cell).outputs))
+
+    def with_gradient(run):
+        def weighted(params, xs, state):
+            hs, end = run(params, xs, state)
+            return jnp.sum(weights * hs) + sum(jnp.sum(jnp.sin(array)) for array in end), (hs, end)
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(params, xs, state)
+
+    def wide(params, xs, state):
+        options = {"cell": dataclasses.replace(cell, pads=True), "reverse": False, "segment": None, "zoneout": 0.0}
+        return _run_layer(params, xs, state, lengths, resets, None, **options)
+
+    got = with_gradient(wide)
+    expected = with_gradient(lambda *args: run(*args, jnp.asarray(lengths), jnp.asarray(resets), cell=cell))
+    if cell.pads:
+        assert_close(got, expected, 1e-12)
+    else:
+        assert abs(got[1][0] - expected[1][0]).max() > 1e-3
+
+
+@every_cell
+def test_check_names_the_array_that_does_not_fit(cell):
+    params = numpy_draw(cell)
+    for name, array in params._asdict().items():
+        for wrong, kind in ((array[..., None, None], ValueError), (array.astype(int), TypeError)):
+            with pytest.raises(kind, match=rf"^layer\.{name}: expected "):
+                cell.check("layer", params._replace(**{name: wrong}))
+        with pytest.raises(ValueError, match=r"^layer\.\w+: expected shape \(\d+(, \d+)?,?\), got float64 of shape"):
+            cell.check("layer", params._replace(**{name: np.concatenate([array, array[:1]])}))
+    with pytest.raises(TypeError, match=rf"^layer: expected {type(params).__name__}, got Other"):
+        cell.check("layer", Other(*params[:3]))
+    state = jax.tree.map(np.asarray, zero_states(cell, arrays(params, "float32"), (2,)))
+    with pytest.raises(TypeError, match=rf"^state: expected {type(state).__name__}, got a tuple of"):
+        checked_step(cell, params, tuple(state), np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"^x: expected \[batch = 2, features = 3\], or class ids, integers"):
+        checked_step(cell, params, state, np.ones((2, 4)))
+
+
+class Other(NamedTuple):
+    weight_ih: np.ndarray
+    weight_hh: np.ndarray
+    bias: np.ndarray
+
+
+def test_nothing_is_checked_of_a_cell_of_which_nothing_is_known():
+    assert Cell(LSTM.linear, LSTM.gates, LSTM.zero_state).check("layer", "anything") is None
+
+
+def test_cell_of():
+    own = dataclasses.replace(LSTM, name="own")
+    assert cell_of("cell", own) is own
+    assert all(cell_of("cell", name) is cell and cell_of("cell", cell) is cell for name, cell in CELLS.items())
+    assert repr(GRU) == "Cell('gru')"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("GRU", ValueError, "cell: expected one of 'lstm', 'peephole', .*'slstm', or a Cell, got 'GRU'"),
+        (None, TypeError, "cell: expected the name of a cell or a Cell, got None"),
+        (lstm_cell, TypeError, "cell: expected the name of a cell or a Cell, got <function lst"),
+        (Cell(LSTM.linear, LSTM.gates, LSTM.zero_state, name="own"), ValueError, "cell: .* draws its parameters"),
+        (dataclasses.replace(LSTM, name=""), ValueError, "cell: expected a cell with a name of its own, .* got ''"),
+        (dataclasses.replace(LSTM, name="gru"), ValueError, "cell: expected a cell with a name of its own, .* 'gru'"),
+        (dataclasses.replace(GRU, pads=False), ValueError, "cell: expected a cell with a name of its own, .* 'gru'"),
+    ],
+    ids=["unknown", "none", "function", "draws nothing", "no name", "a name that is taken", "another of that name"],
+)
+def test_cell_of_refuses(value, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        cell_of("cell", value)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ((0, 4), ValueError, "input_size: expected at least 1, got 0"),
+        ((3, 4.0), TypeError, "hidden_size: expected an integer, got 4.0"),
+        ((3, 4, -2), ValueError, "projection_size: expected at least 1, got -2"),
+    ],
+)
+def test_init_refuses(given, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        CELLS["projected"].init(jax.random.key(0), *given)
+    with pytest.raises(TypeError, match=r"^key: expected one key of jax\.random\.key, got 0"):
+        LAYER_NORM.init(0, 3, 4)
+    with pytest.raises(TypeError, match=r"^dtype: expected a dtype of floats, got 'int32'"):
+        RNN.init(jax.random.key(0), 3, 4, dtype="int32")
+
+
+def test_slstm_does_not_overflow_where_its_exponentials_do():
+    """Gates of e**500, of which the reference's own are infinite: what it gives is the mean of its candidates."""
+    params = SLSTM.init(jax.random.key(0), 3, 4)
+    params = params._replace(bias=params.bias.at[:8].add(500.0))
+    xs = np.random.default_rng(0).normal(size=(2, 50, 3)).astype(np.float32)
+    hs, state = run(params, xs, zero_states(SLSTM, params, (2,)), None, cell=SLSTM)
+    assert np.isfinite(hs).all()
+    assert all(np.isfinite(array).all() for array in state)
+    assert abs(hs).max() < 1
+    assert state.n.min() >= 1

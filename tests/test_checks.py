@@ -157,9 +157,9 @@ MISTAKES = {
     "one layer's state": (
         forward,
         (PARAMS, XS, CONFIG, STATE[0]),
-        "state: expected a tuple of 2 LSTMState, got LSTMState",
+        "state: expected a tuple of 2 states, got LSTMState",
     ),
-    "a state too few": (forward, (PARAMS, XS, CONFIG, STATE[:1]), "state: expected 2 LSTMState, got 1"),
+    "a state too few": (forward, (PARAMS, XS, CONFIG, STATE[:1]), "state: expected 2 states, one a layer, got 1"),
     "tuples for states": (forward, (PARAMS, XS, CONFIG, ((1, 2), (1, 2))), "state[0]: expected LSTMState, got (1, 2)"),
     "a state of another batch": (
         forward,
@@ -358,7 +358,7 @@ def test_a_cell_of_ones_own_has_the_state_that_it_says():
         memory, h = jlstm.LSTM.gates(params, z, LSTMState(state.h, state.more["c"]))
         return Remembering(h, {"c": memory.c}), h
 
-    cell = jlstm.LSTM._replace(gates=gates, zero_state=zero_state, check=lambda name, params: None)
+    cell = replace(jlstm.LSTM, gates=gates, zero_state=zero_state, blocks=None)
     state = jax.tree.map(lambda array: jnp.stack([array] * 2), zero_state(LAYER))
     for lengths in (None, LENGTHS):
         hs, after = jlstm.unroll(LAYER, XS, state, cell=cell, lengths=lengths)

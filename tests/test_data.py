@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jlstm.config import LSTMConfig
 from jlstm.data import (
     Batch,
     Streams,
@@ -16,7 +17,6 @@ from jlstm.data import (
     rounded_up,
     take,
 )
-from jlstm.model import LSTMConfig
 
 ONE, LAST = LSTMConfig(1, 4, 3), LSTMConfig(1, 4, 3, target="last")
 X = np.array([[0.5, 1.0], [2.0, 0.25]])  # exact in bfloat16

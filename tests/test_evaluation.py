@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jlstm import evaluation, reference
+from jlstm.config import LSTMConfig
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.gradcheck import random_problem
-from jlstm.model import LSTMConfig
 
 C, H = 5, 4
 TOKENS = LSTMConfig(C, H, C, inputs="tokens", layers=2, dropout=0.5)

@@ -1,34 +1,41 @@
 """The gradient, our promise: against the reference, finite differences and the plain scan; and what a report tells."""
 
+import dataclasses
 import functools
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layers import random_layer
 
 from jlstm import gradcheck as module
-from jlstm.cell import LSTM, LSTMParams, lstm_cell, zero_states
-from jlstm.gradcheck import BOUNDS, check, gradcheck, random_problem
+from jlstm import reference
+from jlstm.cells import CELLS, GRU_BEFORE, LSTM, SLSTM
+from jlstm.cells.cell import Sizes, zero_states
+from jlstm.cells.lstm import LSTMParams, lstm_cell
+from jlstm.config import LSTMConfig
+from jlstm.gradcheck import BOUNDS, check, combinations, gradcheck, random_problem
 from jlstm.losses import loss_fn
-from jlstm.model import LSTMConfig
 from jlstm.unroll import unroll
 
 FLOAT64, DIFFERENCES, FLOAT32 = BOUNDS
 
 
 def draw(batch, time, sizes, targets, target, *given, seed=0):
-    """Draw a problem with targets of one kind and, of "tokens", "layers", "dropout", "state", "lengths", the given."""
+    """Draw a problem with targets of one kind and, of "tokens", "layers", "dropout", "state", "lengths", "resets", the
+    given."""
     loss = "mse" if targets == "values" else "cross_entropy"
     inputs = "tokens" if "tokens" in given else "features"
     layers, dropout = 2 if "layers" in given else 1, 0.4 if "dropout" in given else 0.0
     problem = random_problem(LSTMConfig(*sizes, loss, target, inputs, layers, dropout), batch, time, seed)
     if targets == "probabilities":
         problem["ys"] = np.random.default_rng(seed).dirichlet(np.ones(sizes[2]), size=problem["ys"].shape)
-    return problem | {name: None for name in ("state", "lengths") if name not in given}
+    return problem | {name: None for name in ("state", "lengths", "resets") if name not in given}
 
 
 def worst(report):
@@ -54,7 +61,7 @@ def assert_close(got, expected, bound):
 SMALLEST, SMALL, LARGE = (1, 1, 2), (3, 6, 4), (7, 40, 5)
 CASES = {
     "one of everything": (1, 1, SMALLEST, "ids", "each"),
-    "one unit": (3, 30, SMALLEST, "values", "last", "state", "lengths"),
+    "one unit": (3, 30, SMALLEST, "values", "last", "state", "lengths", "resets"),
     "state": (4, 15, SMALL, "ids", "each", "state"),
     "values": (2, 33, SMALL, "values", "each", "lengths"),
     "probabilities": (3, 17, SMALL, "probabilities", "each", "state", "lengths"),
@@ -70,8 +77,8 @@ CASES = {
 def test_every_bound_holds(case):
     for seed in range(3):
         report = gradcheck(**draw(*CASES[case], seed=seed))
-        arrays = 8 if "layers" in CASES[case] else 5
-        comparisons = [FLOAT64] * arrays + [DIFFERENCES] * (arrays + 1) + [FLOAT32] * arrays
+        parts = 26 if "layers" in CASES[case] else 14  # three arrays a layer, of four gates each, and the readout
+        comparisons = [FLOAT64] * parts + [DIFFERENCES] * (parts + 1) + [FLOAT32] * parts
         assert [row.comparison for row in report.rows] == comparisons
         assert report.largest > 1e-3
         assert report.passed, f"seed {seed}\n{report}"
@@ -269,13 +276,20 @@ def test_nan_breaks_a_bound():
     assert not report.passed
 
 
-def test_arrays_have_the_names_that_python_gives_them():
-    params = {"lstm": LSTMParams(A, B, A), "readout": [A, B]}
+def test_parts_have_the_names_that_python_gives_them():
+    layer = LSTMParams(np.ones((4, 2), np.float32), B, A)  # the last two can't be cut into four gates
+    params = {"lstm": layer, "readout": [A, B]}
     report = check(lambda params: sum(jnp.sum(array**2) for array in jax.tree.leaves(params)), params)
-    names = ["['lstm'].weight_ih", "['lstm'].weight_hh", "['lstm'].bias", "['readout'][0]", "['readout'][1]"]
+    first = [f"['lstm'].weight_ih ({gate})" for gate in "ifgo"]
+    names = [*first, "['lstm'].weight_hh", "['lstm'].bias", "['readout'][0]", "['readout'][1]"]
     assert [row.array for row in report.rows] == [*names, "(a random direction)"]
-    problem = random_problem(LSTMConfig(1, 1, 2), 1, 1)
-    assert module._names(problem["params"])[2:4] == ["layers[0].bias", "readout.weight"]
+    assert [row.shape for row in report.rows][:5] == [(1, 2)] * 4 + [(1, 2)]
+
+    layers = random_layer(GRU_BEFORE, np.random.default_rng(0), hidden=2)
+    report = check(lambda params: sum(jnp.sum(array**2) for array in jax.tree.leaves(params)), [layers])
+    names = [f"weight_ih ({gate})" for gate in "rzn"] + ["weight_hh (r)", "weight_hh (z)"]
+    names += [f"bias ({gate})" for gate in "rzn"] + ["weight_hn"]
+    assert [row.array for row in report.rows] == [*(f"[0].{name}" for name in names), "(a random direction)"]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32, np.float64])
@@ -343,6 +357,18 @@ def test_random_problem_has_what_the_network_needs():
     assert [np.shape(state) for state in problem["state"]] == [(2, 50, 6)] * 2
     assert jax.random.key_data(problem["key"]).tolist() == [0, 0]
     assert "key" not in draw(*CASES["state"])
+    resets = random_problem(LSTMConfig(*SMALL), 50, 40)["resets"]
+    assert (resets.dtype, resets.shape) == (bool, (50, 40))
+    assert resets.mean() == pytest.approx(0.1, abs=0.034)  # five standard errors of 2,000 draws
+
+
+def test_random_problem_starts_from_a_state_that_the_cell_can_be_in():
+    (state,) = random_problem(LSTMConfig(*SMALL, cell="slstm"), 50, 1)["state"]
+    assert isinstance(state, type(jax.eval_shape(SLSTM.zero_state, SLSTM.shapes(Sizes(3, 6, 6)))))
+    assert {array.dtype.name for array in state} == {"float32"}
+    assert state.n.min() > 0.99  # of those that add up, one has the factor 1
+    assert abs(state.c / state.n).max() <= 1
+    assert random_problem(LSTMConfig(*SMALL, bidirectional=True), 2, 1)["state"] is None
 
 
 def test_random_problem_is_that_of_its_seed():
@@ -353,6 +379,83 @@ def test_random_problem_is_that_of_its_seed():
         assert not np.array_equal(flat(one[name]), flat(other[name]))
     with pytest.raises(ValueError, match="time: expected at least 1, got 0"):
         random_problem(config, 5, 0)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_bound_holds_for_every_cell(cell):
+    """In two layers of both directions, with resets and lengths."""
+    options = {"cell": cell, "projection_size": 3 if cell.projects else None}
+    problem = random_problem(LSTMConfig(3, 5, 4, layers=2, bidirectional=True, **options), 4, 7)
+    problem |= {"resets": np.random.default_rng(0).random((4, 7)) < 0.3, "lengths": np.array([7, 2, 5, 6])}
+    assert problem["resets"][:, 1:][np.arange(1, 7) < problem["lengths"][:, None]].any()
+    report = gradcheck(**problem)
+    assert report.passed, f"\n{report}"
+    assert report.largest > 1e-2
+    rows = [row.array for row in report.rows if row.comparison == FLOAT64]
+    gates = sum(map(len, cell.blocks))
+    assert len(rows) == len({*rows}) == 4 * gates + 2  # two layers, two directions each, and the readout
+
+
+def test_all_checks_every_cell_in_every_combination():
+    found = {(name, words.removesuffix(" but zoneout")) for name, words, _ in combinations()}
+    assert found == {(name, words) for name in CELLS for words in module.COMBINATIONS}
+    assert all(config.cell is CELLS[name] for name, _, config in combinations())
+    assert {config.zoneout for _, words, config in combinations() if "regularisers" in words} == {0.0, 0.3}
+    assert [name for name, words, _ in combinations() if "but zoneout" in words] == ["slstm"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_all_prints_a_line_each_and_tells_what_fails(monkeypatch, capsys, wrong):
+    config = LSTMConfig(2, 3, 2)
+    monkeypatch.setattr(module, "combinations", lambda: [("lstm", "one", config), ("lstm", "another", config)])
+    if wrong:
+        monkeypatch.setitem(BOUNDS, FLOAT64, 1e-20)
+    assert module.main(["--all"]) == wrong
+    head, one, another, *_, verdict = capsys.readouterr().out.splitlines()
+    assert head.split()[0] == "cell"
+    assert [line.split()[0] for line in (one, another)] == ["lstm", "lstm"]
+    assert [line.split()[-1] for line in (one, another)] == (["NO", "NO"] if wrong else ["yes", "yes"])
+    assert verdict == f"{'FAILED: 2' if wrong else 'PASSED: none'} of 2 networks break a bound"
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_before"])
+def test_a_wrong_gate_is_told_from_the_right_ones(monkeypatch, name):
+    """Each gate of each array in turn, 0.1 % too large in the reference: its rows alone break the bounds."""
+    problem, right = random_problem(LSTMConfig(*SMALL, cell=name), 4, 9), reference.loss_and_grad
+    cell = CELLS[name]
+    for field, gates in cell.blocks._asdict().items():
+        for k, gate in enumerate(gates):
+
+            def wrong(params, *, field=field, k=k, gates=gates, **data):
+                loss, gradient = right(params, **data)
+                (layer,) = gradient.layers
+                factor = np.ones(len(gates))
+                factor[k] = 1.001
+                array = getattr(layer, field)
+                factor = np.repeat(factor, len(array) // len(gates)).reshape(-1, *[1] * (array.ndim - 1))
+                return loss, gradient._replace(layers=(layer._replace(**{field: factor * array}),))
+
+            monkeypatch.setattr(reference, "loss_and_grad", wrong)
+            row = f"layers[0].{field}{f' ({gate})' if len(gates) > 1 else ''}"
+            assert broken(gradcheck(**problem)) == {(FLOAT64, row), (FLOAT32, row)}
+
+
+class Stacked(NamedTuple):
+    weight: jax.Array
+    scale: jax.Array
+
+
+def test_the_gates_of_ones_own_cell_have_rows_where_it_is_handed_over():
+    params = {"layer": Stacked(np.ones((4, 2), np.float32), A), "other": B}
+    own = dataclasses.replace(LSTM, name="own", blocks=Stacked("ab", "c"))
+
+    def loss(params):
+        return sum(jnp.sum(jnp.sin(array)) for array in jax.tree.leaves(params))
+
+    names = [[row.array for row in check(loss, params, cell=cell).rows] for cell in (own, None)]
+    rest = ["['layer'].scale", "['other']", "(a random direction)"]
+    assert names[0] == ["['layer'].weight (a)", "['layer'].weight (b)", *rest]
+    assert names[1] == ["['layer'].weight", *rest]
 
 
 LARGER = ["--layers", "2", "--dropout", "0.5", "--inputs", "tokens"]
@@ -370,12 +473,12 @@ def test_command_line_where_x64_is_on():
     assert "Warning" not in done.stderr
     command, _, _, *lines = done.stdout.splitlines()
     assert command.startswith(
-        "python -m jlstm.gradcheck --batch 2 --time 3 --features 3 --hidden 6 --classes 4 --layers 2 --seed 0"
+        "python -m jlstm.gradcheck --batch 2 --time 3 --features 3 --hidden 6 --classes 4 --layers 2 --seed 0 "
     )
     assert {"--inputs tokens", "--dropout 0.5", "--lengths random"} <= {f"--{part}" for part in command.split(" --")}
-    assert {len(line) for line in lines[:26]} == {len(lines[0])}
-    assert [line.split()[-1] for line in lines[:26]] == ["holds"] + 25 * ["yes"]
-    assert lines[-1] == "PASSED: all 25 bounds hold"
+    assert {len(line) for line in lines[:80]} == {len(lines[0])}
+    assert [line.split()[-1] for line in lines[:80]] == ["holds"] + 79 * ["yes"]
+    assert lines[-1] == "PASSED: all 79 bounds hold"
 
 
 def test_command_line_fails_on_a_wrong_gradient(monkeypatch, capsys):
@@ -387,7 +490,7 @@ def test_command_line_fails_on_a_wrong_gradient(monkeypatch, capsys):
     monkeypatch.setattr(module, "_loss", wrong)
     assert module.main(SIZES) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("FAILED: 4 of 16 bounds broken: float64 vs reference in layers[0].bias, ")
+    assert last.startswith("FAILED: 13 of 43 bounds broken: float64 vs reference in layers[0].bias (i), ")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from test_data import (
 )
 
 from jlstm import inputs
+from jlstm.config import LSTMConfig
 from jlstm.data import Batch, Windows
 from jlstm.inputs import as_batch, as_predictions, as_sequences, check_text
-from jlstm.model import LSTMConfig
 
 TWO = LSTMConfig(2, 4, 3)  # features, as ONE has one
 MSE, MSE2 = LSTMConfig(1, 4, 1, loss="mse"), LSTMConfig(1, 4, 2, loss="mse")  # by output_size

@@ -13,10 +13,11 @@ import pytest
 
 from jlstm import language_model
 from jlstm.checkpoint import Saved, save
+from jlstm.config import LSTMConfig
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.gradcheck import random_problem
 from jlstm.language_model import CharLM, decode, default_dropout, encode
-from jlstm.model import LSTMConfig, forward
+from jlstm.model import forward
 from jlstm.optimizers import Rate, Schedule, cosine, evaluation_params
 
 TEXT = "to be or not to be, that is the question: " * 12

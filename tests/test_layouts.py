@@ -1,5 +1,6 @@
 """The ways to lay a batch out: each gives what a sequence alone gives, with its gradient; the rule that chooses."""
 
+import dataclasses
 import functools
 import sys
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from jlstm import unroll
-from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState
+from jlstm.cells import LSTM, Cell
+from jlstm.cells.lstm import LSTMParams, LSTMState
 from jlstm.layouts import ALONE, FEATURES_FIRST, SEQUENCES_FIRST, Turned, batch_axis, laid, unlaid
 
 INPUTS, H, T = 3, 4, 6
@@ -131,7 +133,7 @@ def test_a_cell_may_do_anything_with_its_matrices(x64):
     def linear(params, h, x):
         return jnp.dot(params.weight_ih, x) + jnp.einsum("gh,h->g", params.weight_hh, h) + params.bias
 
-    cell, args = LSTM._replace(linear=linear), problem(5, tokens=False)
+    cell, args = dataclasses.replace(LSTM, linear=linear), problem(5, tokens=False)
     got, expected = (unroll(*args, cell=cell) for cell in (cell, LSTM))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)

@@ -1,7 +1,6 @@
 """Losses against NumPy, their masks, and what lets them be added up in pieces."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,11 @@ import numpy as np
 import pytest
 
 from jlstm import reference
-from jlstm.cell import LSTMParams, LSTMState
+from jlstm.cells.lstm import LSTMParams, LSTMState
+from jlstm.config import LSTMConfig
 from jlstm.losses import cross_entropy, loss_fn, mse, summed_loss
-from jlstm.model import LSTMConfig, ModelParams, Readout, dropout_masks
+from jlstm.model import ModelParams, Readout
+from jlstm.regularizers import draw_masks
 
 B, T, INPUTS, H, C = 3, 4, 2, 3, 5
 LENGTHS = np.array([2, 0, 3])
@@ -174,7 +175,7 @@ def test_loss_fn_takes_state_and_lengths(params):
 def test_key_leaves_out_what_its_masks_do(params, form):
     config, targets = CONFIGS[form]
     config, key = dataclasses.replace(config, dropout=0.4), jax.random.key(2)
-    masks = SimpleNamespace(outputs=dropout_masks(key, config, B))
+    masks = draw_masks(key, config, B, XS.shape[1])
     got = jax.jit(loss_fn)(params, XS, targets, config, lengths=LENGTHS, key=key)
     expected, _ = reference.loss_and_grad(params, XS, targets, config, lengths=LENGTHS, masks=masks)
     np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,10 @@ import numpy as np
 import pytest
 
 from jlstm import reference
-from jlstm.cell import LSTMParams, LSTMState
-from jlstm.model import LSTMConfig, ModelParams, Readout, dropout_masks, forward, init_params, step, zero_state
+from jlstm.cells.lstm import LSTMParams, LSTMState
+from jlstm.config import LSTMConfig
+from jlstm.model import ModelParams, Readout, forward, init_params, step, zero_state
+from jlstm.regularizers import draw_masks
 
 B, T, INPUTS, H, C = 3, 4, 2, 3, 5
 LENGTHS = np.array([2, 0, 3])
@@ -288,7 +289,7 @@ KEY = jax.random.key(3)
 
 def test_masks_leave_out_the_documented_share():
     config = LSTMConfig(1, 64, 2, layers=2, dropout=0.25)
-    first, second = (np.asarray(mask) for mask in dropout_masks(KEY, config, batch=40))
+    first, second = (np.asarray(mask) for mask in draw_masks(KEY, config, batch=40, time=1).outputs)
     assert first.shape == second.shape == (40, 1, 64)
     assert first.dtype == np.float32
     for mask in (first, second):
@@ -299,12 +300,14 @@ def test_masks_leave_out_the_documented_share():
 
 
 def test_masks_are_those_of_the_key_and_of_no_setting():
-    masks = dropout_masks(KEY, DROPPING, B)
-    assert_close(masks, dropout_masks(KEY, DROPPING, B), 0)
-    assert any((a != b).any() for a, b in zip(masks, dropout_masks(jax.random.key(4), DROPPING, B), strict=True))
+    masks = draw_masks(KEY, DROPPING, B, T).outputs
+    assert_close(masks, draw_masks(KEY, DROPPING, B, T).outputs, 0)
+    assert any(
+        (a != b).any() for a, b in zip(masks, draw_masks(jax.random.key(4), DROPPING, B, T).outputs, strict=True)
+    )
     with jax.enable_x64(True):
-        double = dropout_masks(KEY, DROPPING, B, np.float64)
-        single = dropout_masks(KEY, DROPPING, B)
+        double = draw_masks(KEY, DROPPING, B, T, np.float64).outputs
+        single = draw_masks(KEY, DROPPING, B, T).outputs
     assert {mask.dtype.name for mask in double} == {"float64"}
     assert_close(single, masks, 0)
     for mask, same in zip(masks, double, strict=True):
@@ -316,7 +319,7 @@ def test_masks_are_those_of_the_key_and_of_no_setting():
 def test_forward_with_a_key_is_the_reference_with_its_masks(x64, lengths, target):
     params, xs, state = random(2)
     config = dataclasses.replace(DROPPING, target=target)
-    masks = SimpleNamespace(outputs=dropout_masks(KEY, config, B, np.float64))
+    masks = draw_masks(KEY, config, B, T, np.float64)
     scores, last = jax.jit(forward)(params, xs, config, state, lengths, KEY)
     expected = reference.forward(params, xs, config, state=state, lengths=lengths, masks=masks)
     assert_close((scores, last), expected, 1e-12)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jlstm import reference
-from jlstm.cell import LSTMParams, LSTMState
-from jlstm.model import LSTMConfig, ModelParams, Readout
+from jlstm.cells.lstm import LSTMParams, LSTMState
+from jlstm.config import LSTMConfig
+from jlstm.model import ModelParams, Readout
 from jlstm.reference import forward, loss_and_grad
 
 B, T, D, H, C = 3, 3, 3, 2, 3  # batch, time, inputs, hidden units, outputs

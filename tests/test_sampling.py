@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jlstm import sampling
-from jlstm.model import LSTMConfig, forward, init_params
+from jlstm.config import LSTMConfig
+from jlstm.model import forward, init_params
 from jlstm.sampling import generate, stream
 
 ONE_HOT, SCALAR = LSTMConfig(5, 8, 5), LSTMConfig(1, 8, 5, input_scale=5.0)

@@ -15,8 +15,8 @@ import jlstm
 from jlstm import Batch, LSTMConfig, LSTMNetwork, LSTMState
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
-from jlstm.model import dropout_masks
 from jlstm.optimizers import averaged
+from jlstm.regularizers import draw_masks
 
 CONFIG = LSTMConfig(3, 2, 5, layers=2)
 B, T = 3, 4
@@ -305,8 +305,8 @@ def test_a_raw_key_is_the_same_key_everywhere():
     _, train = jlstm.trainer(config, optax.sgd(0.1))
     functions = {
         "init_params": lambda key: jlstm.init_params(key, config),
-        "init_lstm": lambda key: jlstm.cell.init_lstm(key, 3, 2),
-        "dropout_masks": lambda key: dropout_masks(key, config, B),
+        "LSTM.init": lambda key: jlstm.LSTM.init(key, 3, 2),
+        "draw_masks": lambda key: draw_masks(key, config, B, T),
         "forward": lambda key: jlstm.forward(params, prompts, config, key=key),
         "loss_fn": lambda key: jlstm.loss_fn(params, prompts, batch.ys, config, key=key),
         "trainer": lambda key: train(jlstm.trainer(config, optax.sgd(0.1)).init(params, key), batch)[1],

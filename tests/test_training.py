@@ -13,10 +13,11 @@ import optax
 import pytest
 
 from jlstm import reference, training
-from jlstm.cell import LSTMParams
+from jlstm.cells.lstm import LSTMParams
+from jlstm.config import LSTMConfig
 from jlstm.data import Batch, Streams, Windows, rounded_up, take
 from jlstm.losses import loss_fn, summed_loss
-from jlstm.model import LSTMConfig, ModelParams, Readout, init_params, zero_state
+from jlstm.model import ModelParams, Readout, init_params, zero_state
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
 from jlstm.training import batches_of, evaluate, fit, trainer
 

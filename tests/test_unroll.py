@@ -1,6 +1,9 @@
 """Many steps: in pieces, of different lengths, with cells of other kinds, under transformations."""
 
+import dataclasses
 import functools
+import itertools
+import sys
 from typing import NamedTuple
 
 import jax
@@ -10,8 +13,12 @@ import pytest
 from hypothesis import given as drawn_from
 from hypothesis import settings
 from hypothesis import strategies as st
+from layers import random_layer, random_state
 
-from jlstm.cell import LSTM, Cell, LSTMParams, LSTMState, init_lstm, lstm_cell
+from jlstm.cells import CELLS as BUILT_IN
+from jlstm.cells import LSTM, Cell
+from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
+from jlstm.layouts import FEATURES_FIRST, SEQUENCES_FIRST
 from jlstm.unroll import unroll
 
 B, T, INPUTS, H = 3, 5, 2, 3
@@ -302,7 +309,9 @@ def test_steps_beyond_the_longest_length_are_not_taken():
         jax.debug.callback(lambda: taken.append(1))
         return LSTM.gates(params, z, state)
 
-    run = jax.jit(lambda lengths: unroll(params, xs, state, cell=LSTM._replace(gates=gates), lengths=lengths))
+    run = jax.jit(
+        lambda lengths: unroll(params, xs, state, cell=dataclasses.replace(LSTM, gates=gates), lengths=lengths)
+    )
     for lengths in ([3, 0, 4], [0, 0, 0], [1, 2, 1], [T, T, T]):
         taken.clear()
         hs, _ = run(jnp.array(lengths))
@@ -312,7 +321,7 @@ def test_steps_beyond_the_longest_length_are_not_taken():
 
 
 def test_ids_with_parameters_in_numpy():
-    params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    params = LSTM.init(jax.random.key(0), input_size=3, hidden_size=5)
     ids = np.array([[0, 2, 1], [1, 1, 0]])
     hs, _ = unroll(jax.tree.map(np.asarray, params), ids)
     np.testing.assert_allclose(hs, unroll(params, np.eye(3)[ids])[0], rtol=0, atol=1e-6)
@@ -326,7 +335,7 @@ def test_other_lengths_compile_nothing_anew():
         traces.append(1)
         return LSTM.linear(params, h, x)
 
-    cell = LSTM._replace(linear=linear)
+    cell = dataclasses.replace(LSTM, linear=linear)
     run = jax.jit(lambda lengths: unroll(params, xs, state, cell=cell, lengths=lengths))
     slope = jax.jit(jax.grad(lambda xs, lengths: unroll(params, xs, state, cell=cell, lengths=lengths)[0].sum()))
     run(LENGTHS), slope(xs, LENGTHS)
@@ -415,6 +424,149 @@ def test_lengths_are_integers_of_any_width(dtype):
     _, *args = given("lstm", "float32")
     run = jax.jit(unroll)
     assert_same_bits(run(*args, lengths=LENGTHS.astype(dtype)), run(*args, lengths=LENGTHS))
+
+
+# Every cell
+
+
+def random_problem(cell, seed=0):
+    """Parameters, inputs, a state that the cell reaches, lengths of which one is 0, and resets."""
+    rng = np.random.default_rng(seed)
+    params = random_layer(cell, rng)
+    xs, resets = rng.normal(size=(4, 6, 3)), rng.random((4, 6)) < 0.3
+    resets[0, [0, 3]], resets[3, [2, 4]], resets[1, 5] = True, True, True  # at once, in the middle, in the padding
+    return params, xs, random_state(cell, params, rng, 4), np.array([6, 3, 0, 5]), resets
+
+
+def step_by_step(cell, params, xs, state, lengths, resets, reverse):
+    """A plain scan of a whole batch over its steps, in the order in which they are read."""
+    batch, time = xs.shape[:2]
+    real = np.arange(time) < (time if lengths is None else lengths[:, None])
+    starts = np.zeros((batch, time + 1), bool)
+    starts[:, :-1] = resets & real
+    order = np.arange(time)[::-1] if reverse else np.arange(time)
+    fresh, real = starts[:, order + reverse], np.broadcast_to(real, (batch, time))[:, order]
+
+    def where(condition, new, old):
+        return jax.tree.map(lambda new, old: jnp.where(condition[:, None], new, old), new, old)
+
+    def step(params, state, given):
+        x, fresh, real = given
+        after, h = over_batch(cell)(params, where(fresh, cell.zero_state(params), state), x)
+        return where(real, after, state), where(real, h, jnp.zeros_like(h))
+
+    steps = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (xs[:, order], fresh, real))
+    state, hs = jax.lax.scan(functools.partial(step, params), state, steps)
+    return jnp.swapaxes(hs, 0, 1)[:, np.argsort(order)], state
+
+
+@pytest.mark.parametrize("cell", BUILT_IN.values(), ids=BUILT_IN)
+def test_every_cell_is_its_plain_function_step_by_step(x64, monkeypatch, cell):
+    """In values, and in the gradients by parameters, inputs and state."""
+    *args, lengths, resets = random_problem(cell)
+    for case in ({}, {"reverse": True, "segment": 4, "axis": FEATURES_FIRST}):
+        axis, options = case.get("axis", SEQUENCES_FIRST), {name: case[name] for name in case if name != "axis"}
+        monkeypatch.setattr(sys.modules["jlstm.unroll"], "batch_axis", lambda *_, axis=axis: axis)
+        run = functools.partial(unroll, cell=cell, lengths=lengths, resets=resets, **options)
+        plain = functools.partial(step_by_step, cell, lengths=lengths, resets=resets, reverse="reverse" in case)
+        (grads, outputs), (expected_grads, expected) = with_gradient(run)(*args), with_gradient(plain)(*args)
+        assert_close(outputs, expected, 1e-13)
+        assert_close(grads, expected_grads, 1e-12)
+
+
+@pytest.mark.parametrize("axis", [SEQUENCES_FIRST, FEATURES_FIRST])
+@pytest.mark.parametrize("lengths", [None, 4], ids=["whole", "one length"])
+def test_every_step_alike_for_all_sequences(x64, monkeypatch, lengths, axis):
+    """Where no sequence is shorter than another, in reverse and with resets."""
+    cell = BUILT_IN["slstm"]
+    *args, _, resets = random_problem(cell)
+    monkeypatch.setattr(sys.modules["jlstm.unroll"], "batch_axis", lambda *_: axis)
+    run = functools.partial(unroll, cell=cell, lengths=lengths, resets=resets, reverse=True)
+    each = None if lengths is None else np.full(4, lengths)
+    plain = functools.partial(step_by_step, cell, lengths=each, resets=resets, reverse=True)
+    for got, expected in zip(with_gradient(run)(*args), with_gradient(plain)(*args), strict=True):
+        assert_close(got, expected, 1e-12)
+
+
+@pytest.mark.parametrize("cell", [BUILT_IN["gru_before"], BUILT_IN["slstm"], "plain tanh"], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_each_episode_is_as_if_alone(x64, cell, reverse):
+    """The pieces of all sequences as sequences of their own, from zeros where no state reaches them."""
+    if isinstance(cell, str):
+        cell, params, xs, state = given(cell)
+        xs, lengths = np.random.default_rng(1).normal(size=(4, 6, INPUTS)), np.array([6, 3, 0, 5])
+        state = jax.tree.map(lambda array: np.concatenate([array, array[:1]]), state)
+        resets, zeros = random_problem(LSTM)[4], jax.tree.map(lambda array: 0 * array[0], state)
+    else:
+        params, xs, state, lengths, resets = random_problem(cell)
+        zeros = cell.zero_state(params)
+    run = jax.jit(functools.partial(unroll, cell=cell, reverse=reverse))
+    hs, end = run(params, xs, state, lengths=lengths, resets=resets)
+
+    pieces = []
+    for b, length in enumerate(lengths):
+        cuts = [0, *(t for t in range(1, length) if resets[b, t]), length]
+        pieces += [(b, *cut) for cut in itertools.pairwise(cuts)]
+    padded, first = np.zeros((len(pieces), *xs.shape[1:])), []
+    for k, (b, start, stop) in enumerate(pieces):
+        padded[k, : stop - start] = xs[b, start:stop]
+        reached = stop == lengths[b] if reverse else start == 0 and not (stop and resets[b, 0])
+        first.append(jax.tree.map(lambda array, b=b: array[b], state) if reached else zeros)
+    of_pieces = np.array([stop - start for _, start, stop in pieces])
+    first = jax.tree.map(lambda *arrays: jnp.stack(arrays), *first)
+    alone, ends = run(params, padded, first, lengths=of_pieces)
+
+    assert len(pieces) >= 7
+    for k, (b, start, stop) in enumerate(pieces):
+        np.testing.assert_allclose(hs[b, start:stop], alone[k, : stop - start], rtol=0, atol=1e-14)
+        if (start == 0) if reverse else (stop == lengths[b]):
+            assert_close(*(jax.tree.map(lambda array, at=at: array[at], s) for s, at in ((end, b), (ends, k))), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["lstm", "projected"])
+def test_a_state_of_one_is_that_of_all_sequences(x64, name):
+    cell, params, xs, state = given(name)
+    one = jax.tree.map(lambda array: array[:1], state)
+    each = jax.tree.map(lambda array: np.concatenate([array[:1]] * B), state)
+    run = jax.jit(functools.partial(unroll, cell=cell))
+    assert_same_bits(run(params, xs, one), run(params, xs, each))
+    two = jax.tree.map(lambda array: array[:2], state)
+    with pytest.raises(ValueError, match=r"^state\.h: expected shape \(3, \d\), got float64 of shape \(2, "):
+        unroll(params, xs, two, cell=cell)
+    mixed = state._replace(h=state.h[:1])
+    with pytest.raises(ValueError, match=r"^state\.h: expected shape \(3, \d\), got float64 of shape \(1, "):
+        unroll(params, xs, mixed, cell=cell)
+
+
+def test_outputs_of_a_plain_function_are_any_pytree(x64):
+    _, params, xs, state = given("plain tanh")
+
+    def step(params, state, x):
+        after, h = tanh_cell(params, state, x)
+        return after, {"h": h, "sums": (h.sum(axis=-1), jnp.arange(B)), "none": None}
+
+    hs, last = unroll(params, xs, state, cell=tanh_cell, lengths=LENGTHS, reverse=True)
+    outputs, same = unroll(params, xs, state, cell=step, lengths=LENGTHS, reverse=True)
+    real = np.arange(T) < LENGTHS[:, None]
+    expected = {"h": hs, "sums": (hs.sum(axis=-1), real * np.arange(B)[:, None]), "none": None}
+    assert_close((outputs, same), (expected, last), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["lstm", "plain tanh"])
+def test_resets_and_reverse_that_do_not_fit(name):
+    cell, *args = given(name, "float32")
+    expected = r"^resets: expected booleans \[batch = 3, time = 5\], got "
+    for resets, error, message in (
+        (np.zeros((B, T), int), TypeError, r"int64 of shape \(3, 5\); write resets\.astype\(bool\)$"),
+        (np.zeros((B, T)), TypeError, r"float64 of shape \(3, 5\); write resets\.astype\(bool\)$"),
+        (np.zeros((T, B), bool), ValueError, r"bool of shape \(5, 3\)$"),
+        (np.zeros(B, bool), ValueError, r"bool of shape \(3,\)$"),
+        (True, ValueError, r"array\(True\)"),
+    ):
+        with pytest.raises(error, match=expected + message):
+            unroll(*args, cell=cell, resets=resets)
+    with pytest.raises(TypeError, match=r"^reverse: expected True or False, got 'yes'"):
+        unroll(*args, cell=cell, reverse="yes")
 
 
 # Of any sequences

@@ -41,18 +41,21 @@ class GRUBeforeParams(NamedTuple):
 
 
 def _linear(params: GRUBeforeParams, h: Array, x: Array) -> tuple[Array, Array, Array]:
+    a_r, a_z, a_n = jnp.split(times(params.weight_ih, x) + params.bias, 3)
+    u_r, u_z = jnp.split(params.weight_hh @ h, 2)
     # The hidden state too, as all products read it, which is not as the gates do where training leaves some out.
-    return times(params.weight_ih, x) + params.bias, params.weight_hh @ h, h
+    return jnp.concatenate([a_r + u_r, a_z + u_z]), a_n, h
 
 
 def _linear_all(params: GRUBeforeParams, hs: Array, xs: Array) -> tuple[Array, Array, Array]:
-    return times_all((params.weight_ih, xs), bias=params.bias), times_all((params.weight_hh, hs)), hs
+    (w_rz, w_n), (b_rz, b_n) = (jnp.split(array, [2 * hs.shape[1]]) for array in (params.weight_ih, params.bias))
+    return times_all((w_rz, xs), (params.weight_hh, hs), bias=b_rz), times_all((w_n, xs), bias=b_n), hs
 
 
 def _activations(params: GRUBeforeParams, parts: tuple[Array, Array, Array], state: GRUState) -> GRUGates:
-    a, u, h = parts
-    r, z = activate(a[: u.size] + u, SIGMOID, SIGMOID)
-    return GRUGates(r, z, jnp.tanh(a[u.size :] + params.weight_hn @ (r * h)))
+    rz, a_n, h = parts
+    r, z = activate(rz, SIGMOID, SIGMOID)
+    return GRUGates(r, z, jnp.tanh(a_n + params.weight_hn @ (r * h)))
 
 
 def _gates(params: GRUBeforeParams, parts: tuple[Array, Array, Array], state: GRUState) -> tuple[GRUState, Array]:

@@ -59,7 +59,7 @@ def input_weights(normal: Normal, inputs: int, hidden: int, scales: list[float],
     """
     weights, biases = normal(inputs, len(scales), hidden), normal(len(scales), hidden)
     xp = weights.__array_namespace__()
-    wider = xp.asarray(scales, dtype=weights.dtype)[:, None]
+    wider = xp.asarray(scales, dtype=weights.dtype)[None, :, None]
     steepness = xp.asarray([(scale - 1) / fan_in**0.5 for scale in scales], dtype=weights.dtype)[:, None]
     return (wider / fan_in**0.5 * weights).reshape(inputs, -1).T, steepness * biases
 

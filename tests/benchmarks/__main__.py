@@ -30,7 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--only", nargs="+", choices=SUBJECTS, metavar="SUBJECT", default=list(SUBJECTS), help="measure these subjects"
+        "--only",
+        nargs="+",
+        choices=SUBJECTS,
+        metavar="SUBJECT",
+        default=[name for name, subject in SUBJECTS.items() if subject.usual],
+        help="measure these subjects",
     )
     parser.add_argument("--quick", action="store_true", help="one shape, fewer sizes, rounds and tasks: for a look")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured")

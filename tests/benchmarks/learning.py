@@ -118,9 +118,9 @@ def _timed(seed: int, train: Callable[..., float], *task: Any) -> tuple[float, f
     return train(seed, *task), time.perf_counter() - began
 
 
-def answers_right(seed: int, task: Progression, epochs: int = EPOCHS) -> int:
-    """Train a network on a progression and count the questions that it answers right."""
-    network = LSTMNetwork(1, HIDDEN, task.modulus, apply_softmax=True, loss="cross_entropy", seed=seed, progress=False)
+def answers_right(seed: int, task: Progression, epochs: int = EPOCHS, **options: Any) -> int:
+    """Train a network, whose defaults the options change, on a progression and count the questions answered right."""
+    network = LSTMNetwork(1, HIDDEN, task.modulus, apply_softmax=True, seed=seed, progress=False, **options)
     trained = np.tile(task.sequences(task.length), (3, 1))
     network.train(task.inputs(trained), trained[:, 1:], epochs, **RATE)
     asked = task.sequences(task.longest)

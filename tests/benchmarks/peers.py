@@ -39,6 +39,7 @@ class Problem(NamedTuple):
         params: its weights, NumPy arrays.
         xs: the inputs of the steps of one call, `[steps, B, T, I]`.
         ys: their targets, `[steps, B, T]`.
+        resets: where jlstm's state is zero before a step of training, `[steps, B, T]` booleans; nowhere where None.
     """
 
     shape: Shape
@@ -46,11 +47,17 @@ class Problem(NamedTuple):
     params: jlstm.ModelParams
     xs: np.ndarray
     ys: np.ndarray
+    resets: np.ndarray | None = None
+
+    @property
+    def batches(self) -> tuple:
+        """What training reads, `(xs, ys, resets)`."""
+        return self.xs, self.ys, self.resets
 
 
-def problem_of(shape: Shape, steps: int | None = None, seed: int = 0) -> Problem:
-    """Draw weights and data, of `shape.steps` steps by default."""
-    config = jlstm.LSTMConfig(shape.I, shape.H, shape.C)
+def problem_of(shape: Shape, steps: int | None = None, seed: int = 0, **options: Any) -> Problem:
+    """Draw weights and data, of `shape.steps` steps by default; the options are more of `LSTMConfig`'s."""
+    config = jlstm.LSTMConfig(shape.I, shape.H, shape.C, **options)
     params = jax.tree.map(np.asarray, jlstm.init_params(jax.random.key(seed), config))
     return Problem(shape, config, params, *draw_data(shape, steps or shape.steps, seed))
 
@@ -79,14 +86,15 @@ class Network(NamedTuple):
         scores: `scores(params, xs [B, T, I]) -> logits [B, T, C]`.
         unpack: its parameters, or their gradient, as jlstm's.
         zero_state: `zero_state(batch) -> state` before the first step.
-        step: `step(params, state, x [B, I]) -> (logits [B, C], state)`, one time step.
+        step: `step(params, state, x [B, I]) -> (logits [B, C], state)`, one time step; None, as the one above, where
+            nothing takes single steps.
     """
 
     params: Any
     scores: Callable[[Any, Array], Array]
     unpack: Callable[[Any], jlstm.ModelParams]
-    zero_state: Callable[[int], Any]
-    step: Callable[[Any, Any, Array], tuple[Array, Any]]
+    zero_state: Callable[[int], Any] | None = None
+    step: Callable[[Any, Any, Array], tuple[Array, Any]] | None = None
 
 
 def mesh_of(shape: Shape) -> Mesh | None:
@@ -110,12 +118,14 @@ def jlstm_peer(problem: Problem, mesh: Mesh | None = None) -> Peer:
 
     @functools.cache
     def gradient() -> tuple[Array, jlstm.ModelParams]:
-        return jax.jit(jax.value_and_grad(jlstm.loss_fn))(problem.params, problem.xs[0], problem.ys[0], config)
+        xs, ys, resets = jax.tree.map(lambda array: array[0], problem.batches)
+        return jax.jit(jax.value_and_grad(jlstm.loss_fn))(problem.params, xs, ys, config, resets=resets)
+
+    def update(state: jlstm.TrainState, xs: Array, ys: Array, resets: Array | None) -> tuple[jlstm.TrainState, Array]:
+        return step(state, jlstm.Batch(xs, ys, resets=resets))
 
     state = jax.jit(init)(problem.params, jax.random.key(0))
-    return _compiled(
-        "jlstm", problem, mesh, lambda state, xs, ys: step(state, jlstm.Batch(xs, ys)), state, scores, gradient
-    )
+    return _compiled("jlstm", problem, mesh, update, state, scores, gradient)
 
 
 def jlstm_network(problem: Problem) -> Network:
@@ -137,15 +147,25 @@ def jlstm_network(problem: Problem) -> Network:
 # --- JAX libraries ---
 
 
-def jax_peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
-    """A JAX library's network in the usual training step, many of them in one compiled call."""
-    network = NETWORKS[name](problem)
+def mean_cross_entropy(scores: Array, ys: Array) -> Array:
+    """Return the loss as whoever uses optax writes it."""
+    return optax.softmax_cross_entropy_with_integer_labels(scores, ys).mean()
+
+
+def jax_peer(
+    name: str,
+    network: Network,
+    problem: Problem,
+    mesh: Mesh | None = None,
+    loss: Callable[[Array, Array], Array] = mean_cross_entropy,
+) -> Peer:
+    """A network in the usual training step, many of them in one compiled call."""
     optimizer = optax.adam(LEARNING_RATE)
 
     def loss_fn(params: Any, xs: Array, ys: Array) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(network.scores(params, xs), ys).mean()
+        return loss(network.scores(params, xs), ys)
 
-    def step(state: tuple, xs: Array, ys: Array) -> tuple[tuple, Array]:
+    def step(state: tuple, xs: Array, ys: Array, resets: None) -> tuple[tuple, Array]:
         params, opt_state = state
         loss, grads = jax.value_and_grad(loss_fn)(params, xs, ys)
         if mesh is not None:
@@ -172,27 +192,27 @@ def _split(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: An
 def _compiled(
     name: str, problem: Problem, mesh: Mesh | None, step: Callable, state: Any, scores: Callable, gradient: Callable
 ) -> Peer:
-    """Compile a scan of `step(state, xs, ys) -> (state, loss)` over all batches, and a scan of `scores`."""
+    """Compile a scan of `step(state, xs, ys, resets) -> (state, loss)` over all batches, and a scan of `scores`."""
 
-    def train_all(state: Any, xs: Array, ys: Array) -> tuple[Any, Array]:
-        return lax.scan(lambda state, batch: step(state, *batch), state, (xs, ys))
+    def train_all(state: Any, batches: tuple) -> tuple[Any, Array]:
+        return lax.scan(lambda state, batch: step(state, *batch), state, batches)
 
     def forward_all(params: Any, xs: Array) -> Array:
         return lax.map(functools.partial(scores, params), xs)
 
     split = P(None, AXIS)
-    train_call = jax.jit(_split(train_all, mesh, (P(), split, split), P()))
+    train_call = jax.jit(_split(train_all, mesh, (P(), split), P()))
     forward_call = jax.jit(_split(forward_all, mesh, (P(), split), split))
-    xs, ys = jax.device_put((problem.xs, problem.ys), NamedSharding(mesh, split) if mesh else jax.local_devices()[0])
+    batches = jax.device_put(problem.batches, NamedSharding(mesh, split) if mesh else jax.local_devices()[0])
     state = replicate(state, mesh)
     params = state.params if isinstance(state, jlstm.TrainState) else state[0]
 
     def train() -> Array:
         nonlocal state
-        state, losses = jax.block_until_ready(train_call(state, xs, ys))
+        state, losses = jax.block_until_ready(train_call(state, batches))
         return losses
 
-    return Peer(name, train, lambda: forward_call(params, xs).block_until_ready(), gradient)
+    return Peer(name, train, lambda: forward_call(params, batches[0]).block_until_ready(), gradient)
 
 
 def flax_network(problem: Problem) -> Network:
@@ -324,7 +344,7 @@ NETWORKS = {"flax": flax_network, "equinox": equinox_network, "keras": keras_net
 class TorchNetwork(NamedTuple):
     """`nn.LSTM` and `nn.Linear` with the weights of a problem; the second bias is zero and frozen."""
 
-    lstm: Any
+    recurrent: Any
     linear: Any
 
     def unpack(self, of: Callable[[Any], Any]) -> jlstm.ModelParams:
@@ -349,26 +369,38 @@ def torch_network(problem: Problem) -> TorchNetwork:
         linear.weight: readout.weight.T,
         linear.bias: readout.bias,
     }
-    with torch.no_grad():
-        for parameter, array in carried.items():
-            parameter.copy_(torch.tensor(array))
+    carry(carried)
     lstm.bias_hh_l0.requires_grad_(False)
     return TorchNetwork(lstm, linear)
 
 
-def torch_peer(problem: Problem) -> Peer:
-    """torch: the training loop of its tutorials, `inference_mode` for the forward pass."""
+def carry(arrays: dict[Any, np.ndarray]) -> None:
+    """Give each of torch's parameters the values of an array."""
+    import torch
+
+    with torch.no_grad():
+        for parameter, array in arrays.items():
+            parameter.copy_(torch.tensor(array))
+
+
+def torch_peer(problem: Problem, build: Callable[[Problem], Any] = torch_network) -> Peer:
+    """torch: the training loop of its tutorials, `inference_mode` for the forward pass.
+
+    Args:
+        problem: what it starts from.
+        build: makes a network like a `TorchNetwork` of it.
+    """
     import torch
 
     xs, ys = torch.tensor(problem.xs), torch.tensor(problem.ys, dtype=torch.int64)
 
-    def scores(network: TorchNetwork, xs: torch.Tensor) -> torch.Tensor:
-        return network.linear(network.lstm(xs)[0])
+    def scores(network: Any, xs: torch.Tensor) -> torch.Tensor:
+        return network.linear(network.recurrent(xs)[0])
 
-    def loss_of(network: TorchNetwork, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
+    def loss_of(network: Any, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(scores(network, xs).flatten(0, 1), ys.flatten())
 
-    trained, fixed = torch_network(problem), torch_network(problem)
+    trained, fixed = build(problem), build(problem)
     parameters = [p for module in trained for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
 
@@ -387,7 +419,7 @@ def torch_peer(problem: Problem) -> Peer:
             return [scores(fixed, x) for x in xs]
 
     def gradient() -> tuple[float, jlstm.ModelParams]:
-        network = torch_network(problem)
+        network = build(problem)
         loss = loss_of(network, xs[0], ys[0])
         loss.backward()
         return loss.item(), network.unpack(lambda parameter: parameter.grad.numpy())
@@ -468,7 +500,7 @@ def peer(name: str, problem: Problem, mesh: Mesh | None = None) -> Peer:
     """Build a program: "jlstm" or one of `PEERS`; a mesh is for those in JAX."""
     if name == "jlstm":
         return jlstm_peer(problem, mesh)
-    return torch_peer(problem) if name == "torch" else jax_peer(name, problem, mesh)
+    return torch_peer(problem) if name == "torch" else jax_peer(name, NETWORKS[name](problem), problem, mesh)
 
 
 def _turned(layer: Any) -> list[Any]:

@@ -17,6 +17,7 @@ class Subject(NamedTuple):
         minutes: what it takes, on two cores with nothing else to do, in each of its settings.
         allocators: the settings of `machine.ALLOCATORS` it is measured in.
         devices: whether its process has one JAX device a core.
+        usual: whether it is measured where no subject is named.
     """
 
     module: str
@@ -24,6 +25,7 @@ class Subject(NamedTuple):
     minutes: tuple[float, ...]
     allocators: tuple[str, ...] = ("as it comes",)
     devices: bool = True
+    usual: bool = True
 
     def measure(self, run: Run) -> Iterable[Table]:
         """Measure it in this process."""
@@ -46,5 +48,7 @@ SUBJECTS = {
     "growth": Subject("growth", "how time and memory grow with T, B and H", (6.0,)),
     "devices": Subject("devices", "one CPU device against one a core, and what the rule chooses", (3.5,)),
     "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
+    "cells": Subject("cells", "every cell beside a plain scan, torch's GRU and both directions, dropouts", (9.0,)),
+    "cells-learning": Subject("cells_learning", "what every cell learns; only where it is named", (35.0,), usual=False),
 }
 QUICK_PART = 0.1  # of a subject's minutes, roughly
