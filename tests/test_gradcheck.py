@@ -359,7 +359,7 @@ def test_random_problem_has_what_the_network_needs():
     assert "key" not in draw(*CASES["state"])
     resets = random_problem(LSTMConfig(*SMALL), 50, 40)["resets"]
     assert (resets.dtype, resets.shape) == (bool, (50, 40))
-    assert resets.mean() == pytest.approx(0.1, abs=0.034)  # five standard errors of 2,000 draws
+    assert resets.mean() == pytest.approx(0.3, abs=0.052)  # five standard errors of 2,000 draws
 
 
 def test_random_problem_starts_from_a_state_that_the_cell_can_be_in():
@@ -420,7 +420,7 @@ def test_all_prints_a_line_each_and_tells_what_fails(monkeypatch, capsys, wrong)
 
 @pytest.mark.parametrize("name", ["lstm", "gru_before"])
 def test_a_wrong_gate_is_told_from_the_right_ones(monkeypatch, name):
-    """Each gate of each array in turn, 0.1 % too large in the reference: its rows alone break the bounds."""
+    """Each gate of each array in turn, 1 % too large in the reference: its rows alone break the bounds."""
     problem, right = random_problem(LSTMConfig(*SMALL, cell=name), 4, 9), reference.loss_and_grad
     cell = CELLS[name]
     for field, gates in cell.blocks._asdict().items():
@@ -430,7 +430,7 @@ def test_a_wrong_gate_is_told_from_the_right_ones(monkeypatch, name):
                 loss, gradient = right(params, **data)
                 (layer,) = gradient.layers
                 factor = np.ones(len(gates))
-                factor[k] = 1.001
+                factor[k] = 1.01
                 array = getattr(layer, field)
                 factor = np.repeat(factor, len(array) // len(gates)).reshape(-1, *[1] * (array.ndim - 1))
                 return loss, gradient._replace(layers=(layer._replace(**{field: factor * array}),))
