@@ -3,10 +3,12 @@
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import optax
 import pytest
 
 from jlstm import Batch, History, LSTMConfig, LSTMNetwork, Streams, Windows, forward, network, trainer
+from jlstm.cells import Cell, times
 from jlstm.losses import loss_fn
 from jlstm.network import default_input_scale
 from jlstm.optimizers import constant
@@ -953,3 +956,71 @@ def test_no_seed_is_another_one_each_time():
 def test_an_optimizer_or_schedule_that_fails_is_named(argument, error, message):
     with pytest.raises(error, match=message):
         new(**argument)
+
+
+# Cells, directions and what training leaves out
+
+
+class Counted(NamedTuple):
+    h: jax.Array
+    seen: jax.Array
+
+
+COUNTING = Cell(
+    lambda params, h, x: times(params["w"], x) + params["u"] @ h,
+    lambda params, z, state: (state._replace(h=(h := jnp.tanh(z)), seen=state.seen + 1), h),
+    lambda params: Counted(jnp.zeros(params["u"].shape[0], params["u"].dtype), jnp.zeros((), params["u"].dtype)),
+    name="counting",
+    draw=lambda normal, sizes, scale, fan_in: {
+        "w": normal(sizes.hidden, sizes.inputs) / fan_in**0.5,
+        "u": normal(sizes.hidden, sizes.hidden) / sizes.hidden**0.5,
+    },
+)
+
+
+@pytest.mark.parametrize("cell", ["gru", COUNTING], ids=["gru", "one of one's own"])
+def test_trains_predicts_saves_and_loads_any_cell(tmp_path, cell):
+    """Also one whose parameters are a dict, and whose state has a number a sequence."""
+    X, Y = np.random.default_rng(0).normal(size=(20, 9, 2)), np.arange(180).reshape(20, 9) % 3
+    network = LSTMNetwork(2, 6, 3, cell=cell, layers=2, residual=True, recurrent_dropout=0.1, progress=False)
+    before = network.predict(X)
+    history = network.train(X, Y, epochs=2)
+    assert np.isfinite(history.loss).all()
+    assert not np.array_equal(network.predict(X), before)
+    network.save(tmp_path / "network")
+    loaded = LSTMNetwork.load(tmp_path / "network", cell=None if cell == "gru" else cell)
+    assert loaded.config == network.config
+    np.testing.assert_array_equal(loaded.predict(X), network.predict(X))
+
+
+def test_reads_in_both_directions_what_is_one_target_a_sequence():
+    """Which of the two ends is larger: the mean over both directions can tell, from few sequences of any lengths."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.normal(size=rng.integers(3, 9)) for _ in range(60)]
+    first_is_larger = np.array([x[0] > x[-1] for x in sequences])
+    network = LSTMNetwork(1, 8, 2, bidirectional=True, target="mean", progress=False)
+    network.train(sequences, first_is_larger, epochs=60, learning_rate=0.03)
+    answers = np.array(network.predict(sequences))[..., 0].argmax(axis=1)
+    assert (answers == first_is_larger).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "message"),
+    [
+        (
+            Streams(np.arange(100) % 3, 2, 8),
+            "each",
+            "X: expected a network that reads forwards only, got bidirectional=",
+        ),
+        (
+            Windows(np.arange(100) % 3, 8),
+            "each",
+            "X: expected a network with target='last' or 'mean' where bidirectional=",
+        ),
+    ],
+    ids=["streams", "windows"],
+)
+def test_both_directions_are_refused_where_they_cannot_be(data, target, message):
+    network = LSTMNetwork(3, 4, 3, inputs="tokens", target=target, bidirectional=True, progress=False)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        network.train(data)
