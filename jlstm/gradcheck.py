@@ -341,6 +341,7 @@ def gradcheck(
         TypeError, ValueError: an argument does not fit; the message names it.
 
     Example:
+        >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=2, output_size=2)
         >>> params = init_params(jax.random.key(0), config)
         >>> report = gradcheck(params, np.ones((2, 3, 1)), np.zeros((2, 3), int), config)
