@@ -34,3 +34,12 @@ def x64() -> Iterator[None]:
 
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_what_was_compiled() -> Iterator[None]:
+    """Compiled programs of one file serve no other; kept, they come to 5 GB a process."""
+    yield
+    import jax
+
+    jax.clear_caches()
