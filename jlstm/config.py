@@ -115,25 +115,15 @@ class LSTMConfig:
     def _check_cell(self, put: Any) -> None:
         cell = cell_of("cell", self.cell)
         put("cell", cell)
-        if cell.projects:
-            if self.projection_size is None:
-                raise ValueError(
-                    f"projection_size: expected the width of the hidden state of cell={cell.name!r}, got None"
-                )
-            most = self.hidden_size - 1
-            put("projection_size", whole_number("projection_size", self.projection_size, least=1, most=most))
-        elif self.projection_size is not None:
-            raise ValueError(
-                f"projection_size: expected None with cell={cell.name!r}, which projects nothing, got "
-                f"{describe(self.projection_size)}; the cell that does is 'projected'"
-            )
+        outputs = cell.output_size(self.hidden_size, self.projection_size)
+        put("projection_size", outputs if cell.projects else None)
         if self.zoneout and not cell.averages:
             raise ValueError(
                 f"zoneout: expected 0 with cell={cell.name!r}, whose state is kept in parts of a changing scale and "
                 f"has no average, got {self.zoneout}"
             )
-        missing = {*cell.recurrent} - {*type(cell.blocks)._fields} if cell.blocks else set()
-        if self.weight_dropout and missing:
+        known = getattr(cell.shapes(self.sizes(0)), "_fields", ()) if self.weight_dropout else cell.recurrent
+        if missing := {*cell.recurrent} - {*known}:
             raise ValueError(
                 f"weight_dropout: expected 0 with cell={cell.name!r}, whose parameters have no {sorted(missing)}, got "
                 f"{self.weight_dropout}"

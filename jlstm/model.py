@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.cells import LSTM, Cell, cell_of
+from jlstm.cells import CELLS, LSTM, Cell, cell_of
 from jlstm.cells.cell import state_shapes, zero_states
 from jlstm.cells.initializers import in_turn
 from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, resets_of, whole_size
@@ -166,7 +166,31 @@ def _drawing(config: LSTMConfig) -> tuple[ModelParams, int]:
         numbers += math.prod(shape)
         return jnp.zeros(shape, jnp.float32)
 
-    return jax.eval_shape(lambda: _draw(normal, config)), numbers
+    shapes = jax.eval_shape(lambda: _draw(normal, config))
+    if config.cell not in CELLS.values():
+        _try(config, shapes)
+    return shapes, numbers
+
+
+def _try(config: LSTMConfig, shapes: ModelParams) -> None:
+    """Raise a ValueError unless a user's own cell takes a step and gives what the layer above or the readout reads."""
+    cell = config.cell
+
+    def step(params: Any, x: Array) -> Any:
+        return cell.step(params, cell.zero_state(params), x)[1]
+
+    for k, layer in enumerate(shapes.layers):
+        sizes, tokens = config.sizes(k), config.inputs == "tokens" and k == 0
+        x = jax.ShapeDtypeStruct((), jnp.int32) if tokens else jax.ShapeDtypeStruct((sizes.inputs,), jnp.float32)
+        what = "a class id, a scalar, as jlstm.cells.times does" if tokens else f"x of shape ({sizes.inputs},)"
+        for own in directions(layer):
+            try:
+                h = jax.eval_shape(step, own, x)
+            except Exception as error:
+                came = f"{type(error).__name__}: {str(error)[:300]}"
+                raise ValueError(f"cell: expected {cell!r} to read {what}, got {came}") from error
+            if getattr(h, "shape", None) != (sizes.outputs,):
+                raise ValueError(f"cell: expected {cell!r} to give h of shape ({sizes.outputs},), got {describe(h)}")
 
 
 def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
@@ -338,6 +362,8 @@ def step(params: ModelParams, x: Array, config: LSTMConfig, state: tuple) -> tup
     """
     check_config(config)
     check_reads_forwards(config, "config")
+    if config.target == "mean":
+        raise ValueError("config: expected target='each' or 'last', got 'mean', which no single step tells")
     params = alike("params", params, params_shapes(config))
     single = _is_single(state, config)
     axes = {} if single else {"batch": None}
@@ -412,7 +438,9 @@ def _mean(hs: Array, lengths: Array | None) -> Array:
     """Return the mean of each sequence's outputs over its real steps, and zeros for one that has none."""
     time = hs.shape[1]
     steps = time if lengths is None else jnp.clip(lengths, 0, time).reshape(-1, 1)
-    return hs.sum(axis=1) / jnp.maximum(jnp.asarray(steps, hs.dtype), 1)  # past the length they are zero
+    wide = jnp.promote_types(hs.dtype, jnp.float32)  # 16 bits can't count to thousands of steps
+    total = hs.sum(axis=1, dtype=wide)  # past the length they are zero
+    return (total / jnp.maximum(jnp.asarray(steps, wide), 1)).astype(hs.dtype)
 
 
 def read_out(readout: Readout, hs: Array) -> Array:

@@ -53,9 +53,10 @@ def predict(
         return (np.concatenate(scores) if len(scores) > 1 else scores[0])[..., None]
     by_length = sorted(range(len(sequences)), key=lambda k: len(sequences[k]))
     found: list[Any] = [None] * len(sequences)
-    most = _most_rows(MOST_LISTED, len(sequences[by_length[-1]]), config)
-    for first in range(0, len(sequences), most):
-        rows = by_length[first : first + most]
+    last = len(sequences)
+    while last > 0:  # from the longest, which tells how many there is room for
+        first = max(0, last - _most_rows(MOST_LISTED, len(sequences[by_length[last - 1]]), config))
+        rows, last = by_length[first:last], first
         steps = np.array([len(sequences[k]) for k in rows])
         padded = np.zeros((len(rows), steps.max(), *sequences[0].shape[1:]), sequences[0].dtype)
         for row, k in zip(padded, rows, strict=True):

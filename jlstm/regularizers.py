@@ -84,6 +84,8 @@ def _chosen(key: Array, share: float, shape: tuple) -> Array:
     Of 256 equally likely numbers, those below share · 256 are chosen; what is left of that when it is rounded down
     decides, anew for each row, whether one more is: each entry is chosen with the probability that was asked for.
     """
+    if not all(isinstance(size, int) for size in shape):  # symbolic, which can't be cut into bytes
+        return jax.random.bernoulli(key, share, shape)
     size, (key, of_rows) = math.prod(shape), jax.random.split(key)
     bits = lax.bitcast_convert_type(jax.random.bits(key, (-(-size // 4),), jnp.uint32), jnp.uint8)
     below = jnp.floor(share * 256 + jax.random.uniform(of_rows, (*shape[:-1], 1), jnp.float32))

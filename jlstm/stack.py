@@ -106,7 +106,9 @@ def stack(
         >>> hs.shape, backward.h.shape
         ((2, 7, 10), (2, 5))
     """
-    cell = cell_of("cell", cell)
+    cell = cell_of("cell", cell) if isinstance(cell, str) else cell
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected the name of a cell or a Cell, got {describe(cell)}")
     features = _check_layers("layers", layers, cell, switch("residual", residual))
     layers = jax.tree.map(jnp.asarray, tuple(layers))
     xs = inputs("xs", xs, features, batch=None, time=None)
@@ -198,6 +200,8 @@ def run_layers(
         outs, ends = zip(*found, strict=True)
         above = jnp.concatenate(outs, axis=-1) if len(outs) > 1 else outs[0]
         above = above if mask is None else mask * above
+        if residual and k and above.shape != hs.shape:
+            raise ValueError(f"residual: expected layers that give what they read, {hs.shape}, got {above.shape}")
         hs = above + hs if residual and k else above
         states.append(Bidirectional(*ends) if len(ends) > 1 else ends[0])
     return hs, tuple(states)

@@ -8,9 +8,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jlstm.cells import LSTM, Cell
+from jlstm.cells import LSTM, Cell, cell_of
 from jlstm.cells.cell import cast_like, state_shapes, zero_states
-from jlstm.checks import alike, array, describe, inputs, lengths_of, resets_of, switch, whole_number, written
+from jlstm.checks import (
+    alike,
+    array,
+    describe,
+    inputs,
+    lengths_of,
+    real_number,
+    resets_of,
+    switch,
+    whole_number,
+    written,
+)
 from jlstm.devices import spread_by_xla
 from jlstm.layouts import (
     backward_weights,
@@ -32,7 +43,7 @@ def unroll(
     xs: Array,
     state: Any = None,
     *,
-    cell: Cell | Callable[[Any, Any, Any], tuple[Any, Any]] = LSTM,
+    cell: Cell | str | Callable[[Any, Any, Any], tuple[Any, Any]] = LSTM,
     lengths: Array | None = None,
     resets: Array | None = None,
     reverse: bool = False,
@@ -48,8 +59,8 @@ def unroll(
             vectors.
         state: the state before the first step, each array `[batch, ...]`, or `[1, ...]` for all sequences; that of
             `zero_state` where None.
-        cell: a `Cell`, whose weights' gradient is then one product over all steps, or any pure function
-            `(params, state, x) -> (state, h)` of a batch, for which a state must be given.
+        cell: a `Cell`, or the name of one in `jlstm.cells`, whose weights' gradient is one product over all steps; or
+            any pure function `(params, state, x) -> (state, h)` of a batch, for which a state must be given.
         lengths: how many steps of each sequence are real, `[batch]` integers, or one integer for all of them; less than
             none counts as none, and more than there are as all; all steps where None.
         resets: booleans `[batch, time]`, true where an episode starts: there the state is that of `zero_state` before
@@ -62,7 +73,8 @@ def unroll(
 
     Returns:
         The outputs `[batch, time, H]`, each at the step that it belongs to and zero past a sequence's length, and the
-        state after the step that was read last. The outputs of a plain function are any pytree of such arrays.
+        state after the step that was read last, to go on from: backwards, that is where an episode starts at the first
+        step the state of `zero_state`. The outputs of a plain function are any pytree of such arrays.
 
     Raises:
         TypeError, ValueError: an argument does not fit, or `cell` is a plain function and `state` is None; the message
@@ -74,7 +86,9 @@ def unroll(
         >>> hs.shape, state.c.shape, float(hs[1, 4:].sum())
         ((2, 7, 5), (2, 5), 0.0)
     """
-    params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
+    cell, params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
+    if segment is not None and not isinstance(cell, Cell):
+        raise ValueError(f"segment: expected None for a cell that is a plain function, got {describe(segment)}")
     segment = None if segment is None else whole_number("segment", segment, least=1)
     return run(params, xs, state, lengths, resets, cell=cell, segment=segment, reverse=switch("reverse", reverse))
 
@@ -84,16 +98,18 @@ def activations(
     xs: Array,
     state: Any = None,
     *,
-    cell: Cell = LSTM,
+    cell: Cell | str = LSTM,
     lengths: Array | None = None,
     resets: Array | None = None,
     reverse: bool = False,
+    zoneout: float = 0.0,
 ) -> dict[str, Array]:
     """Return what each gate and each part of the state of a layer is at each step, by the cell's own code.
 
     Args:
         params, xs, state, lengths, resets, reverse: as for `unroll`.
-        cell: a `Cell`; of one that names no activations, there is the state alone.
+        cell: a `Cell`, or its name; of one that names no activations, there is the state alone.
+        zoneout: the network's, where it was trained with any: its state is then that expectation.
 
     Returns:
         By name, arrays `[batch, time, H]`, zero past a sequence's length: the gates at the step and the state after it,
@@ -108,14 +124,15 @@ def activations(
         >>> sorted(seen), seen["f"].shape
         (['c', 'f', 'g', 'h', 'i', 'o'], (2, 7, 5))
     """
+    cell, params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected a Cell, got {describe(cell)}")
-    params, xs, state, lengths, resets = _checked(params, xs, state, cell, lengths, resets)
+    zoneout = real_number("zoneout", zoneout)
 
     def step(params: Any, state: Any, x: Any) -> tuple[Any, dict[str, Array]]:
         z = cell.linear(params, state.h, x)
         named = {} if cell.activations is None else cell.activations(params, z, state)._asdict()
-        state, _ = cell.gates(params, z, state)
+        state, _ = next_state(cell, zoneout, params, params, state, x)
         return state, named | state._asdict()
 
     of_batch, zeros = jax.vmap(step, in_axes=(None, 0, 0)), cell.zero_state(params)
@@ -124,6 +141,7 @@ def activations(
 
 
 def _checked(params: Any, xs: Any, state: Any, cell: Any, lengths: Any, resets: Any) -> tuple:
+    cell = cell_of("cell", cell) if isinstance(cell, str) else cell
     if not isinstance(cell, Cell) and not callable(cell):
         raise TypeError(f"cell: expected a Cell or a function (params, state, x) -> (state, h), got {describe(cell)}")
     features = cell.check("params", params) if isinstance(cell, Cell) else None
@@ -136,8 +154,8 @@ def _checked(params: Any, xs: Any, state: Any, cell: Any, lengths: Any, resets: 
         params = jax.tree.map(jnp.asarray, params)
         state = batch_of_states("state", state, cell, params, batch)
     else:
-        _check_plain(state, batch)
-    return params, xs, state, lengths_of(lengths, batch), resets_of(resets, batch, time)
+        state = _plain_state(state, batch, resets is not None)
+    return cell, params, xs, state, lengths_of(lengths, batch), resets_of(resets, batch, time)
 
 
 def batch_of_states(name: str, state: Any, cell: Cell, params: Any, batch: Any) -> Any:
@@ -150,13 +168,23 @@ def batch_of_states(name: str, state: Any, cell: Cell, params: Any, batch: Any) 
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), state) if one_for_all else state
 
 
-def _check_plain(state: Any, batch: Any) -> None:
+def _plain_state(state: Any, batch: Any, has_resets: bool) -> Any:
+    """Return the state of a plain function, its arrays `[1, ...]` for each sequence of the batch."""
     if state is None:
         raise ValueError("state: a cell that is a plain function needs its state before the first step, got None")
-    for path, leaf in jax.tree.leaves_with_path(state):
+
+    def checked(path: Any, leaf: Any) -> Array:
         name = f"state{jax.tree_util.keystr(path)}"
-        if array(name, leaf).shape[:1] not in ((batch,), ()):
+        given = array(name, leaf)
+        if given.shape == () and has_resets:
+            raise ValueError(f"{name}: expected {written({'batch': batch, '...': None})} with resets, got one for all")
+        if given.shape[:1] == (1,):
+            return jnp.broadcast_to(given, (batch, *given.shape[1:]))
+        if given.shape[:1] not in ((batch,), ()):
             raise ValueError(f"{name}: expected {written({'batch': batch, '...': None})}, got {describe(leaf)}")
+        return leaf
+
+    return jax.tree.map_with_path(checked, state)
 
 
 @spread_by_xla((True, True))
@@ -195,7 +223,7 @@ def run(
         hs, state = _scan(stepped, params, state, steps, recurrent)
     else:
         hs, state = _scan_segments(stepped, params, state, steps, recurrent, segment)
-    return _in_time(hs, reverse), state
+    return _in_time(hs, reverse), _left(state, cell.zero_state(params), lengths, resets, reverse)
 
 
 def _run_plain(
@@ -222,7 +250,14 @@ def _run_plain(
         return _where(real, after, state), _where(real, h, jax.tree.map(jnp.zeros_like, h))
 
     state, hs = lax.scan(body, _as_stepped(lambda _, *given: body(*given), params, state, steps), steps)
-    return _in_time(hs, reverse), state
+    return _in_time(hs, reverse), _left(state, zeros, lengths, resets, reverse)
+
+
+def _left(state: Any, zeros: Any, lengths: Array | None, resets: Array | None, reverse: bool) -> Any:
+    """Return the state to go on from: backwards, it is zero where an episode was left at its first step."""
+    if not reverse or resets is None or resets.shape[1] == 0:
+        return state
+    return _where(resets[:, 0] if lengths is None else resets[:, 0] & (lengths > 0), zeros, state)
 
 
 class _Steps(NamedTuple):
@@ -315,6 +350,10 @@ class _Stepped(NamedTuple):
         entered = state if given.fresh is None else _where(given.fresh, self.cell.zero_state(params), state)
         after, h = self.cell.gates(params, z, entered)
         h = None if h is after.h else h  # what is the hidden state is kept once
+        if h is not None and (self.zoneout or given.kept is not None):
+            raise ValueError(
+                f"zoneout: expected a cell whose output is state.h itself, the same array, got {self.cell}"
+            )
         if given.kept is not None:
             after = jax.tree.map(jnp.where, given.kept, entered, after)
         elif self.zoneout:
@@ -418,15 +457,16 @@ def _scan_jvp(stepped: _Stepped, primals: tuple, tangents: tuple) -> tuple[tuple
     last, (hidden_states, hs, zs, after) = lax.scan(step, start, given)
     before = jax.tree.map(lambda start, states: jnp.concatenate([start[None], states])[:-1], start, after)
     hs_before = jnp.concatenate([first.h[None], hidden_states])[:-1]
-    of_step = jax.vmap(functools.partial(stepped.read, params))
-    hs_read = jax.vmap(of_step, in_axes=(0, 0, None))(hs_before, steps.fresh, recurrent)
+
+    def hs_of_all(params: Any) -> Array:  # which at a reset may depend on the parameters
+        of_step = jax.vmap(functools.partial(stepped.read, params))
+        return _merge(jax.vmap(of_step, in_axes=(0, 0, None))(hs_before, steps.fresh, recurrent))
 
     # Time and batch as one axis: with two, XLA transposes whole arrays in the gradient.
-    hs_of_all, xs_of_all = _merge((hs_read, steps.x))
-    linear_all = cell.linear_all or jax.vmap(cell.linear, in_axes=(None, 0, 0))
-    _, d_zs_weights = jax.jvp(lambda params: linear_all(params, hs_of_all, xs_of_all), (params,), (d_params,))
+    xs_of_all, linear_all = _merge(steps.x), cell.linear_all or jax.vmap(cell.linear, in_axes=(None, 0, 0))
+    _, d_zs_weights = jax.jvp(lambda p: linear_all(p, hs_of_all(p), xs_of_all), (params,), (d_params,))
     linear_of_all = jax.vmap(functools.partial(cell.linear, turned(params) if fits else params))
-    _, d_zs_inputs = jax.jvp(lambda xs: linear_of_all(hs_of_all, xs), (xs_of_all,), (_merge(d_steps.x),))
+    _, d_zs_inputs = jax.jvp(lambda xs: linear_of_all(hs_of_all(params), xs), (xs_of_all,), (_merge(d_steps.x),))
     d_zs = jax.tree.map(lambda w, x: (w + x).reshape(*hidden_states.shape[:2], *x.shape[1:]), d_zs_weights, d_zs_inputs)
     back_weights = backward_weights(params, axis) if fits else lambda: params
 

@@ -18,7 +18,7 @@ from jlstm.cells.cell import cast_like, checked_step, zero_states
 from jlstm.cells.initializers import in_turn
 from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
 from jlstm.stack import _run_layer
-from jlstm.unroll import activations, run
+from jlstm.unroll import activations, run, unroll
 
 INPUTS, H, B = 3, 4, 2
 
@@ -263,7 +263,7 @@ def numpy_draw(cell, hidden=6, scale=1.0):
 @every_cell
 def test_init_is_what_the_cell_draws(x64, cell):
     inputs, hidden, outputs = sizes_of(cell)
-    options = {"projection_size": outputs, "input_scale": 2.0, "fan_in": 1}
+    options = {"projection_size": outputs if cell.projects else None, "input_scale": 2.0, "fan_in": 1}
     params = cell.init(jax.random.key(0), inputs, hidden, **options, dtype=jnp.float64)
     shapes = cell.shapes(sizes_of(cell))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
@@ -563,3 +563,47 @@ def test_slstm_does_not_overflow_where_its_exponentials_do():
     assert all(np.isfinite(array).all() for array in state)
     assert abs(hs).max() < 1
     assert state.n.min() >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"linear": 1}, "linear: expected a function, got 1"),
+        ({"draw": "normal"}, "draw: expected a function, got 'normal'"),
+        ({"name": 5}, "name: expected a string, got 5"),
+        ({"recurrent": "weight_hh"}, "recurrent: expected a tuple of names, got 'weight_hh'"),
+        ({"blocks": None}, "blocks: expected a NamedTuple like the parameters, with weight_ih"),
+        ({"blocks": GRU.zero_state}, "blocks: expected a NamedTuple like the parameters, with weight_ih"),
+    ],
+)
+def test_a_cell_is_made_of_functions_and_names(options, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        dataclasses.replace(LSTM, **options)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        (
+            LSTM,
+            {"projection_size": 2},
+            "projection_size: expected None with cell='lstm', which projects nothing, got 2",
+        ),
+        (CELLS["projected"], {}, "projection_size: expected the width of the hidden state of cell='projected', got"),
+        (CELLS["projected"], {"projection_size": 5}, "projection_size: expected at most 4, got 5"),
+        (LSTM, {"fan_in": 0}, "fan_in: expected at least 1, got 0"),
+        (Cell(LSTM.linear, LSTM.gates, LSTM.zero_state), {}, "draw: expected a cell that draws its parameters"),
+    ],
+)
+def test_init_names_what_does_not_fit(cell, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        cell.init(jax.random.key(0), 3, 5, **options)
+
+
+def test_layer_norm_is_trained_in_float16():
+    """Where h is 0, the slope of 1 / sqrt(variance) is beyond what 16 bits hold."""
+    params = CELLS["layer_norm"].init(jax.random.key(0), 3, 5, dtype=jnp.float16)
+    xs = 1000 * jnp.ones((2, 2, 3), jnp.float16)
+    gradient = jax.grad(lambda params: unroll(params, xs, cell="layer_norm")[0].astype(jnp.float32).sum())(params)
+    assert all(np.isfinite(array).all() for array in gradient)
+    assert np.abs(unroll(params, xs, cell="layer_norm")[0]).max() > 0.01

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jlstm import reference
+from jlstm.cells import RNN, Cell, RNNState, times
 from jlstm.cells.lstm import LSTMParams, LSTMState
 from jlstm.config import LSTMConfig
 from jlstm.model import ModelParams, Readout, forward, init_params, step, zero_state
@@ -342,3 +343,42 @@ def test_every_layer_has_draws_of_its_own():
     drawn = np.stack([weight for layer in params.layers for weight in (layer.weight_ih, layer.weight_hh)])
     assert len(np.unique(drawn)) == drawn.size
     assert not np.isin(params.readout.weight, drawn).any()
+
+
+def test_a_cell_of_ones_own_that_does_not_fit_is_named_before_anything_is_trained():
+    def cell(linear, size=4):
+        def draw(normal, sizes, scale, fan_in):
+            return {"w": normal(size, sizes.inputs)}
+
+        def zero_state(params):
+            return RNNState(jnp.zeros(size))
+
+        return Cell(linear, RNN.gates, zero_state, name="own", draw=draw)
+
+    matrix = cell(lambda params, h, x: params["w"] @ x + h)
+    assert init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=matrix)).layers[0]["w"].shape == (4, 3)
+    message = r"cell: expected Cell\('own'\) to read a class id, a scalar, as jlstm.cells.times does, got "
+    with pytest.raises(ValueError, match=message):
+        init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=matrix, inputs="tokens"))
+    either = cell(lambda params, h, x: times(params["w"], x) + h)
+    assert init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=either, inputs="tokens"))
+    wide = cell(lambda params, h, x: times(params["w"], x) + h, size=5)
+    with pytest.raises(ValueError, match=r"cell: expected Cell\('own'\) to give h of shape \(4,\), got float32 of sha"):
+        init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=wide))
+
+
+def test_no_single_step_tells_a_mean():
+    config = LSTMConfig(3, 4, 2, target="mean")
+    params = init_params(jax.random.key(0), config)
+    with pytest.raises(ValueError, match="config: expected target='each' or 'last', got 'mean', which no single step"):
+        step(params, np.ones((1, 3)), config, zero_state(params, 1))
+
+
+def test_a_mean_of_thousands_of_steps_in_16_bits():
+    config = LSTMConfig(1, 2, 2, target="mean")
+    params = init_params(jax.random.key(0), config, jnp.bfloat16)
+    xs = np.ones((1, 3000, 1))
+    wide = jax.tree.map(lambda array: array.astype(jnp.float32), params)
+    np.testing.assert_allclose(
+        forward(params, xs, config)[0].astype(jnp.float32), forward(wide, xs, config)[0], rtol=0, atol=0.02
+    )

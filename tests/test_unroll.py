@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from layers import random_layer, random_state
 
 from jlstm.cells import CELLS as BUILT_IN
-from jlstm.cells import LSTM, Cell
+from jlstm.cells import LSTM, RNN, Cell, rnn
 from jlstm.cells.lstm import LSTMParams, LSTMState, lstm_cell
 from jlstm.layouts import FEATURES_FIRST, SEQUENCES_FIRST
 from jlstm.unroll import unroll
@@ -457,6 +457,8 @@ def step_by_step(cell, params, xs, state, lengths, resets, reverse):
 
     steps = jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), (xs[:, order], fresh, real))
     state, hs = jax.lax.scan(functools.partial(step, params), state, steps)
+    if reverse:  # an episode that is left at the first step leaves nothing to what comes before
+        state = where(starts[:, 0], cell.zero_state(params), state)
     return jnp.swapaxes(hs, 0, 1)[:, np.argsort(order)], state
 
 
@@ -519,7 +521,9 @@ def test_each_episode_is_as_if_alone(x64, cell, reverse):
     assert len(pieces) >= 7
     for k, (b, start, stop) in enumerate(pieces):
         np.testing.assert_allclose(hs[b, start:stop], alone[k, : stop - start], rtol=0, atol=1e-14)
-        if (start == 0) if reverse else (stop == lengths[b]):
+        if reverse and start == 0 < stop and resets[b, 0]:  # the episode is left: what comes before it starts anew
+            assert_close(jax.tree.map(lambda array, b=b: array[b], end), zeros, 0)
+        elif (start == 0) if reverse else (stop == lengths[b]):
             assert_close(*(jax.tree.map(lambda array, at=at: array[at], s) for s, at in ((end, b), (ends, k))), 1e-14)
 
 
@@ -623,3 +627,58 @@ def test_any_batch_is_its_sequences_alone_in_any_order_and_in_pieces(problem, or
 @settings(max_examples=5_000, derandomize=False)
 def test_any_batch_for_long(problem, order, cut):
     check_that_sequences_are_on_their_own(problem, order, cut)
+
+
+class Learned(NamedTuple):
+    """The parameters of an RNN, and the state that it starts from."""
+
+    weight_ih: jax.Array
+    weight_hh: jax.Array
+    bias: jax.Array
+    start: jax.Array
+
+
+LEARNED = Cell(RNN.linear, RNN.gates, lambda params: rnn.RNNState(params.start), name="learned")
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+def test_a_learned_start_has_its_gradient_at_every_reset(x64, reverse):
+    rng = np.random.default_rng(3)
+    params = Learned(*(rng.normal(size=shape) for shape in ((4, 3), (4, 4), (4,), (4,))))
+    xs, resets = rng.normal(size=(3, 6, 3)), rng.random((3, 6)) < 0.4
+    run = functools.partial(unroll, cell=LEARNED, resets=resets, reverse=reverse)
+    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, 4)), LEARNED.zero_state(params))
+    plain = functools.partial(step_by_step, LEARNED, lengths=None, resets=resets, reverse=reverse)
+    for got, expected in zip(
+        with_gradient(run)(params, xs, state), with_gradient(plain)(params, xs, state), strict=True
+    ):
+        assert_close(got, expected, 1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+def test_pieces_with_resets_are_the_whole(x64, reverse):
+    """Also where an episode starts at the first step of a piece."""
+    cell = BUILT_IN["gru"]
+    params, xs, state, _, _ = random_problem(cell)
+    resets = np.arange(xs.shape[1]) % 2 == np.arange(len(xs))[:, None] % 2
+    run = functools.partial(unroll, params, cell="gru", reverse=reverse)
+    hs, end = run(xs, state, resets=resets)
+    halves = [slice(0, 3), slice(3, None)]
+    found = {}
+    for k in (1, 0) if reverse else (0, 1):
+        found[k], state = run(xs[:, halves[k]], state, resets=resets[:, halves[k]])
+    assert_close((jnp.concatenate([found[0], found[1]], axis=1), state), (hs, end), 1e-14)
+
+
+def test_a_plain_function_s_state_stands_for_the_whole_batch_but_in_no_number():
+    def step(params, state, x):
+        h = state["h"] + x
+        return {"h": h}, h
+
+    hs, _ = unroll(None, jnp.ones((2, 3, 1)), {"h": jnp.ones((1, 1))}, cell=step)
+    assert hs[..., 0].tolist() == [[2, 3, 4], [2, 3, 4]]
+    resets = np.zeros((2, 3), bool)
+    with pytest.raises(ValueError, match=r"state\['h'\]: expected \[batch = 2, ...\] with resets, got one for all"):
+        unroll(None, jnp.ones((2, 3)), {"h": jnp.ones(())}, cell=step, resets=resets)
+    with pytest.raises(ValueError, match="segment: expected None for a cell that is a plain function, got 2"):
+        unroll(None, jnp.ones((2, 3, 1)), {"h": jnp.ones((1, 1))}, cell=step, segment=2)

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from jlstm.cells.cell import Cell
-from jlstm.cells.coupled import COUPLED
-from jlstm.cells.gru import GRU
-from jlstm.cells.gru_before import GRU_BEFORE
-from jlstm.cells.layer_norm import LAYER_NORM
-from jlstm.cells.lstm import LSTM
-from jlstm.cells.peephole import PEEPHOLE
+from jlstm.cells.cell import Cell, Sizes
+from jlstm.cells.coupled import COUPLED, CoupledParams
+from jlstm.cells.gru import GRU, GRUParams, GRUState
+from jlstm.cells.gru_before import GRU_BEFORE, GRUBeforeParams
+from jlstm.cells.layer_norm import LAYER_NORM, LayerNormParams
+from jlstm.cells.lstm import LSTM, LSTMParams, LSTMState
+from jlstm.cells.peephole import PEEPHOLE, PeepholeParams
 from jlstm.cells.products import times
-from jlstm.cells.projected import PROJECTED
-from jlstm.cells.rnn import RNN
-from jlstm.cells.slstm import SLSTM
+from jlstm.cells.projected import PROJECTED, ProjectedParams
+from jlstm.cells.rnn import RNN, RNNParams, RNNState
+from jlstm.cells.slstm import SLSTM, SLSTMParams, SLSTMState
 from jlstm.checks import describe
 
 __all__ = [
@@ -27,6 +27,20 @@ __all__ = [
     "RNN",
     "SLSTM",
     "Cell",
+    "CoupledParams",
+    "GRUBeforeParams",
+    "GRUParams",
+    "GRUState",
+    "LSTMParams",
+    "LSTMState",
+    "LayerNormParams",
+    "PeepholeParams",
+    "ProjectedParams",
+    "RNNParams",
+    "RNNState",
+    "SLSTMParams",
+    "SLSTMState",
+    "Sizes",
     "cell_of",
     "times",
 ]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jlstm.cells.initializers import in_turn
-from jlstm.checks import alike, describe, floating, inputs, prng_key, shaped, whole_number
+from jlstm.checks import alike, describe, floating, inputs, prng_key, real_number, shaped, whole_number
 from jlstm.devices import spread_by_xla
 
 __all__ = ["Cell", "Sizes", "cast_like", "checked_step", "state_shapes", "zero_states"]
@@ -51,7 +51,8 @@ class Cell:
             class id that stands for a one-hot vector: `jlstm.cells.times` multiplies by both. Where all it
             does with the matrices of `params` is to multiply by them, `weight @ h`, or turn them, `weight.T`, they are
             laid out for that; else it is computed as it is written.
-        gates: `gates(params, z, state) -> (state, h)`, the rest of the step.
+        gates: `gates(params, z, state) -> (state, h)`, the rest of the step; h is `state.h` itself, the same array,
+            for the most part.
         zero_state: `zero_state(params) -> state`, the state before the first step.
         name: what it is called, in a configuration and in a file.
         draw: `draw(normal, sizes, scale, fan_in) -> params` from standard normal numbers, `normal(*shape)`: the
@@ -59,12 +60,13 @@ class Cell:
             `fan_in` features are not zero in a step; their shapes are what it returns. A network needs it.
         activations: `activations(params, z, state) -> NamedTuple`, what `gates` computes by name; none where None.
         blocks: a NamedTuple like its parameters with the names of the gates whose blocks of H rows each array stacks,
-            such as "ifgo"; nothing is known of them where None.
+            such as "ifgo"; `weight_ih [gates · H, I]` and `weight_hh [..., H]` are among them. Nothing is known of the
+            parameters where None.
         linear_all: `linear` for many steps at once, `linear_all(params, hs, xs) -> zs` with an axis more in front of
             each, in the form whose transpose is the fastest gradient of the weights; `linear` mapped where None.
         recurrent: the names of the arrays that multiply the hidden state.
-        pads: whether a unit whose parameters are all zero stays zero and changes no other, so that a layer may be
-            computed at a faster width.
+        pads: with `blocks`, whether a unit whose parameters are all zero stays zero and changes no other, so that a
+            layer may be computed at a faster width.
         projects: whether its hidden state is narrower than H.
         averages: whether an average of two of its states is one.
 
@@ -88,6 +90,22 @@ class Cell:
     pads: bool = False
     projects: bool = False
     averages: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("linear", "gates", "zero_state", "draw", "activations", "linear_all"):
+            value = getattr(self, field)
+            if not callable(value) and (value is not None or field in ("linear", "gates", "zero_state")):
+                raise TypeError(f"{field}: expected a function, got {describe(value)}")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected a string, got {describe(self.name)}")
+        if not isinstance(self.recurrent, tuple) or not all(isinstance(name, str) for name in self.recurrent):
+            raise TypeError(f"recurrent: expected a tuple of names, got {describe(self.recurrent)}")
+        fields = getattr(self.blocks, "_fields", ())
+        if (self.blocks is not None or self.pads) and not {"weight_ih", "weight_hh"} <= {*fields}:
+            raise TypeError(
+                "blocks: expected a NamedTuple like the parameters, with weight_ih [gates · H, I] and weight_hh "
+                f"[..., H] among them, got {describe(self.blocks)}"
+            )
 
     def __repr__(self) -> str:
         return f"Cell({self.name!r})"
@@ -120,17 +138,33 @@ class Cell:
 
         Returns:
             The parameters, as the cell's own file says.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; the message names it.
         """
-        whole = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "projection_size": projection_size or hidden_size,
-        }
-        sizes = Sizes(*(whole_number(name, value, least=1) for name, value in whole.items()))
+        if self.draw is None:
+            raise ValueError(f"draw: expected a cell that draws its parameters, Cell(..., draw=...), got {self!r}")
+        input_size, hidden_size = whole_number("input_size", input_size, 1), whole_number("hidden_size", hidden_size, 1)
+        sizes = Sizes(input_size, hidden_size, self.output_size(hidden_size, projection_size))
+        input_scale = real_number("input_scale", input_scale)
+        fan_in = input_size if fan_in is None else whole_number("fan_in", fan_in, least=1)
         drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
         normal = jax.random.normal(prng_key("key", key), (drawing(self, sizes).numbers,), drawn)
-        params = self.draw(in_turn(normal), sizes, input_scale, fan_in or input_size)  # type: ignore[misc]
+        params = self.draw(in_turn(normal), sizes, input_scale, fan_in)
         return jax.tree.map(lambda array: array.astype(dtype), params)
+
+    def output_size(self, hidden_size: int, projection_size: Any) -> int:
+        """Return the width of the hidden state, or raise an error that says what of `projection_size` does not fit."""
+        if not self.projects:
+            if projection_size is not None:
+                raise ValueError(
+                    f"projection_size: expected None with cell={self.name!r}, which projects nothing, got "
+                    f"{describe(projection_size)}; the cell that does is 'projected'"
+                )
+            return hidden_size
+        if projection_size is None:
+            raise ValueError(f"projection_size: expected the width of the hidden state of cell={self.name!r}, got None")
+        return whole_number("projection_size", projection_size, least=1, most=hidden_size - 1)
 
     def shapes(self, sizes: Sizes) -> Any:
         """Return the parameters of a layer of these sizes as `jax.ShapeDtypeStruct`, in float32."""

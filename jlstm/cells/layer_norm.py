@@ -74,8 +74,9 @@ def _gates(params: LayerNormParams, z: tuple[Array, Array], state: LSTMState) ->
 
 
 def _normalised(v: Array) -> Array:
-    centred = v - v.mean()
-    return centred * jax.lax.rsqrt((centred**2).mean() + EPSILON)
+    wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))  # in float16 the gradient of 1 / sqrt(ε) overflows
+    centred = wide - wide.mean()
+    return (centred * jax.lax.rsqrt((centred**2).mean() + EPSILON)).astype(v.dtype)
 
 
 def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -> LayerNormParams:

@@ -24,6 +24,7 @@ class Way(NamedTuple):
         starts: before which steps the state is zero, `[T]`.
         recurrent: what h is multiplied by before the products, a number or `[H]`.
         keep: for each step a tuple like the state, of how much of the old state stays: numbers, or arrays like its own.
+        left: whether an episode is left after the last step that it reads, so that the state at the end is zero.
     """
 
     params: Any
@@ -32,6 +33,7 @@ class Way(NamedTuple):
     starts: Array
     recurrent: Any
     keep: list
+    left: bool = False
 
 
 def read(cell: Cell, way: Way, xs: Array) -> tuple[Array, list, Any]:
@@ -61,7 +63,7 @@ def read(cell: Cell, way: Way, xs: Array) -> tuple[Array, list, Any]:
         state = mapped(lambda k, old, new: k * old + (1 - k) * new, way.keep[t], old, new)
         hs[t] = state.h
         kept.append(for_back)
-    return hs, kept, state
+    return hs, kept, state._replace(**cell.zero(way.params)._asdict()) if way.left else state
 
 
 def read_back(cell: Cell, way: Way, kept: list, dhs: Array) -> tuple[Any, Array]:

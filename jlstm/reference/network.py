@@ -84,8 +84,8 @@ def forward(
 
     Returns:
         The scores, float64 `[B, T, C]`, or `[B, C]` for the targets "last" and "mean"; the readout's bias past a
-        sequence's length. And the state after the step that each direction reads last, float64, which is the initial
-        state for a sequence of length 0.
+        sequence's length. And the state to go on from after the step that each direction reads last, float64, which is
+        the initial state for a sequence of length 0.
 
     Example:
         >>> from jlstm import LSTMConfig, LSTMParams, ModelParams, Readout
@@ -228,6 +228,7 @@ def _way(network: Network, b: int, params: Any, state: Any, masks: Any, backward
         np.append(starts[1:], False) if backward else starts,  # backwards, an episode ends where the next one starts
         1.0 if recurrent is None else _float64(recurrent)[b],
         [state._replace(**{name: array[t] for name, array in keep.items()}) for t in range(length)],
+        bool(backward and length and starts[0]),
     )
 
 

@@ -13,8 +13,8 @@
 The state `(h, c, n, m)` holds c and n times exp(-m), where m' = max(log f + m, log i): so they stay in the range of a
 float. Here they are unpacked before they are used and packed again afterwards, so that the
 witness computes with the values themselves, which may overflow where a stabilised cell does not. Derivatives by c and n
-are by those values; m is only how they are written down, and has none. The zero state's m is the least float32 can
-hold, of which exp(m) is 0.
+are by those values; m is only how they are written down, and has none. The zero state's m is the least that
+16 bits can hold, of which exp(m) is 0.
 
 Example:
     >>> from collections import namedtuple
@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 def _zero(params: Any) -> State:
     h, c, n, m = np.zeros((4, params.weight_hh.shape[1]))
-    return State(h, c, n, m + np.finfo(np.float32).min)
+    return State(h, c, n, m + np.finfo(np.float16).min)
 
 
 def _step(params: Any, x: Array, h: Array, state: Any) -> tuple[Any, Any]:
