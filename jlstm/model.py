@@ -175,22 +175,28 @@ def _drawing(config: LSTMConfig) -> tuple[ModelParams, int]:
 def _try(config: LSTMConfig, shapes: ModelParams) -> None:
     """Raise a ValueError unless a user's own cell takes a step and gives what the layer above or the readout reads."""
     cell = config.cell
-
-    def step(params: Any, x: Array) -> Any:
-        return cell.step(params, cell.zero_state(params), x)[1]
-
     for k, layer in enumerate(shapes.layers):
         sizes, tokens = config.sizes(k), config.inputs == "tokens" and k == 0
         x = jax.ShapeDtypeStruct((), jnp.int32) if tokens else jax.ShapeDtypeStruct((sizes.inputs,), jnp.float32)
         what = "a class id, a scalar, as jlstm.cells.times does" if tokens else f"x of shape ({sizes.inputs},)"
         for own in directions(layer):
-            try:
-                h = jax.eval_shape(step, own, x)
-            except Exception as error:
-                came = f"{type(error).__name__}: {str(error)[:300]}"
-                raise ValueError(f"cell: expected {cell!r} to read {what}, got {came}") from error
+            state = _shapes_of(cell, "zero_state", "the parameters that draw drew", own)
+            if not hasattr(state, "h"):
+                raise ValueError(
+                    f"cell: expected zero_state of {cell!r} to give a NamedTuple with h, got {describe(state)}"
+                )
+            z = _shapes_of(cell, "linear", what, own, state.h, x)
+            _, h = _shapes_of(cell, "gates", "what linear gave", own, z, state)
             if getattr(h, "shape", None) != (sizes.outputs,):
                 raise ValueError(f"cell: expected {cell!r} to give h of shape ({sizes.outputs},), got {describe(h)}")
+
+
+def _shapes_of(cell: Cell, name: str, what: str, *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(getattr(cell, name), *arguments)
+    except Exception as error:
+        came = f"{type(error).__name__}: {str(error)[:300]}"
+        raise ValueError(f"cell: expected {name} of {cell!r} to take {what}, got {came}") from error
 
 
 def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:

@@ -590,7 +590,7 @@ def test_a_cell_is_made_of_functions_and_names(options, message):
             "projection_size: expected None with cell='lstm', which projects nothing, got 2",
         ),
         (CELLS["projected"], {}, "projection_size: expected the width of the hidden state of cell='projected', got"),
-        (CELLS["projected"], {"projection_size": 5}, "projection_size: expected at most 4, got 5"),
+        (CELLS["projected"], {"projection_size": 5}, "projection_size: expected less than hidden_size = 5, got 5"),
         (LSTM, {"fan_in": 0}, "fan_in: expected at least 1, got 0"),
         (Cell(LSTM.linear, LSTM.gates, LSTM.zero_state), {}, "draw: expected a cell that draws its parameters"),
     ],

@@ -84,7 +84,7 @@ MISTAKES = {
     "a projection that is none": (
         {"cell": "projected", "projection_size": 5},
         ValueError,
-        "projection_size: expected at most 4, got 5",
+        "projection_size: expected less than hidden_size = 5, got 5",
     ),
     "a projection to nothing": (
         {"cell": "projected", "projection_size": 0},

@@ -357,7 +357,7 @@ def test_a_cell_of_ones_own_that_does_not_fit_is_named_before_anything_is_traine
 
     matrix = cell(lambda params, h, x: params["w"] @ x + h)
     assert init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=matrix)).layers[0]["w"].shape == (4, 3)
-    message = r"cell: expected Cell\('own'\) to read a class id, a scalar, as jlstm.cells.times does, got "
+    message = r"cell: expected linear of Cell\('own'\) to take a class id, a scalar, as jlstm.cells.times does, got "
     with pytest.raises(ValueError, match=message):
         init_params(jax.random.key(0), LSTMConfig(3, 4, 2, cell=matrix, inputs="tokens"))
     either = cell(lambda params, h, x: times(params["w"], x) + h)

@@ -164,7 +164,10 @@ class Cell:
             return hidden_size
         if projection_size is None:
             raise ValueError(f"projection_size: expected the width of the hidden state of cell={self.name!r}, got None")
-        return whole_number("projection_size", projection_size, least=1, most=hidden_size - 1)
+        size = whole_number("projection_size", projection_size, least=1)
+        if size >= hidden_size:
+            raise ValueError(f"projection_size: expected less than hidden_size = {hidden_size}, got {size}")
+        return size
 
     def shapes(self, sizes: Sizes) -> Any:
         """Return the parameters of a layer of these sizes as `jax.ShapeDtypeStruct`, in float32."""
@@ -178,7 +181,10 @@ class Cell:
         if self.blocks is None or self.draw is None:
             return None
         if not isinstance(params, type(self.blocks)):
-            raise TypeError(f"{name}: expected {type(self.blocks).__name__}, got {describe(params)}")
+            advice = f"; a layer is {name}.layers[0]" if hasattr(params, "layers") else ""
+            advice = f"; one direction is {name}.forward" if hasattr(params, "forward") else advice
+            advice = advice or f"; of a layer of another cell than {self.name!r}, say which, cell=..."
+            raise TypeError(f"{name}: expected {type(self.blocks).__name__}, got {describe(params)}{advice}")
         shaped(f"{name}.weight_ih", params.weight_ih, gates=None, I=None)
         shaped(f"{name}.weight_hh", params.weight_hh, gates=None, H=None)
         sizes = self.sizes(params)
