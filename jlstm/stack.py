@@ -264,15 +264,13 @@ def _wider(cell: Cell, sizes: Sizes, extra: int) -> Sizes:
 
 def _grow(extra: int, array: Array, narrow: Any, wide: Any) -> Array:
     """Return an array with so many zeros behind each of the blocks by which its last axes differ between two shapes."""
-    leading = array.ndim - len(narrow.shape)
-    for axis, (before, after) in enumerate(zip(narrow.shape, wide.shape, strict=True), start=leading):
+    leading = array.shape[: array.ndim - len(narrow.shape)]
+    cut, padding = [*leading], [(0, 0) for _ in leading]
+    for before, after in zip(narrow.shape, wide.shape, strict=True):
         blocks = (after - before) // extra
-        if blocks:
-            shape = array.shape
-            array = array.reshape(*shape[:axis], blocks, before // blocks, *shape[axis + 1 :])
-            array = jnp.pad(array, [(0, extra if k == axis + 1 else 0) for k in range(array.ndim)])
-            array = array.reshape(*shape[:axis], after, *shape[axis + 1 :])
-    return array
+        cut += [blocks, before // blocks] if blocks > 1 else [before]
+        padding += [(0, 0), (0, extra)] if blocks > 1 else [(0, extra * blocks)]
+    return jnp.pad(array.reshape(cut), padding).reshape(*leading, *wide.shape)
 
 
 def advance(
