@@ -142,7 +142,8 @@ def _check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | N
                 raise ValueError(f"{own}: expected weights for {what}, got weights for {reads}")
         if first is None:  # of a cell of which nothing is known
             continue
-        width, below = sum(cell.sizes(params).outputs for params in directions(layer)), width
+        gives: list[Any] = [cell.sizes(params) for params in directions(layer)]
+        width, below = sum(sizes.outputs for sizes in gives), width
         if k and residual and width != below:
             raise ValueError(
                 f"{name}[{k}]: expected {below} outputs, as many as it reads, with residual=True, got {width}"

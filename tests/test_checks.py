@@ -394,7 +394,7 @@ def test_a_plain_function_takes_what_it_likes():
     with pytest.raises(ValueError, match=r"^xs: expected \[batch, time, \.\.\.\], got int\d\d of shape \(2,\)"):
         jlstm.unroll(params, np.ones(2, int), state, cell=plain)
     with pytest.raises(TypeError, match=r"^cell: expected a Cell or a function \(params, state, x\)"):
-        jlstm.unroll(LAYER, XS, STATE[0], cell="lstm")
+        jlstm.unroll(LAYER, XS, STATE[0], cell=3)
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4)])

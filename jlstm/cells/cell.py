@@ -60,13 +60,13 @@ class Cell:
             `fan_in` features are not zero in a step; their shapes are what it returns. A network needs it.
         activations: `activations(params, z, state) -> NamedTuple`, what `gates` computes by name; none where None.
         blocks: a NamedTuple like its parameters with the names of the gates whose blocks of H rows each array stacks,
-            such as "ifgo"; `weight_ih [gates · H, I]` and `weight_hh [..., H]` are among them. Nothing is known of the
-            parameters where None.
+            such as "ifgo". With `weight_ih [gates · H, I]` and `weight_hh [..., H]` among them, a layer's parameters
+            are checked; else, and where None, nothing is known of them.
         linear_all: `linear` for many steps at once, `linear_all(params, hs, xs) -> zs` with an axis more in front of
             each, in the form whose transpose is the fastest gradient of the weights; `linear` mapped where None.
         recurrent: the names of the arrays that multiply the hidden state.
-        pads: with `blocks`, whether a unit whose parameters are all zero stays zero and changes no other, so that a
-            layer may be computed at a faster width.
+        pads: where they are checked, whether a unit whose parameters are all zero stays zero and changes no other, so
+            that a layer may be computed at a faster width.
         projects: whether its hidden state is narrower than H.
         averages: whether an average of two of its states is one.
 
@@ -100,12 +100,13 @@ class Cell:
             raise TypeError(f"name: expected a string, got {describe(self.name)}")
         if not isinstance(self.recurrent, tuple) or not all(isinstance(name, str) for name in self.recurrent):
             raise TypeError(f"recurrent: expected a tuple of names, got {describe(self.recurrent)}")
-        fields = getattr(self.blocks, "_fields", ())
-        if (self.blocks is not None or self.pads) and not {"weight_ih", "weight_hh"} <= {*fields}:
-            raise TypeError(
-                "blocks: expected a NamedTuple like the parameters, with weight_ih [gates · H, I] and weight_hh "
-                f"[..., H] among them, got {describe(self.blocks)}"
-            )
+        if self.blocks is not None and not hasattr(self.blocks, "_fields"):
+            raise TypeError(f"blocks: expected a NamedTuple like the parameters, got {describe(self.blocks)}")
+
+    @property
+    def _has_sizes(self) -> bool:
+        """Whether the sizes of a layer are those of its `weight_ih` and `weight_hh`."""
+        return {"weight_ih", "weight_hh"} <= {*getattr(self.blocks, "_fields", ())}
 
     def __repr__(self) -> str:
         return f"Cell({self.name!r})"
@@ -178,7 +179,7 @@ class Cell:
 
         Of a cell of which nothing is known but its functions, anything is taken, and None returned.
         """
-        if self.blocks is None or self.draw is None:
+        if self.draw is None or not self._has_sizes:
             return None
         if not isinstance(params, type(self.blocks)):
             advice = f"; a layer is {name}.layers[0]" if hasattr(params, "layers") else ""
@@ -187,12 +188,14 @@ class Cell:
             raise TypeError(f"{name}: expected {type(self.blocks).__name__}, got {describe(params)}{advice}")
         shaped(f"{name}.weight_ih", params.weight_ih, gates=None, I=None)
         shaped(f"{name}.weight_hh", params.weight_hh, gates=None, H=None)
-        sizes = self.sizes(params)
+        sizes: Any = self.sizes(params)
         alike(name, params, self.shapes(sizes))
         return sizes.inputs
 
-    def sizes(self, params: Any) -> Sizes:
-        """Return how wide the layer with these parameters is, where the cell has `blocks`."""
+    def sizes(self, params: Any) -> Sizes | None:
+        """Return how wide the layer with these parameters is, None where nothing is known of them."""
+        if not self._has_sizes:
+            return None
         (rows, features), outputs = jnp.shape(params.weight_ih), jnp.shape(params.weight_hh)[1]
         return Sizes(features, rows // len(self.blocks.weight_ih) if self.projects else outputs, outputs)
 
