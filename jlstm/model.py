@@ -12,7 +12,7 @@ from jax import Array
 
 from jlstm.cells import CELLS, LSTM, Cell, cell_of
 from jlstm.cells.cell import state_shapes, zero_states
-from jlstm.cells.initializers import in_turn
+from jlstm.cells.initializers import in_turn, without_drawing
 from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, resets_of, whole_size
 from jlstm.config import LSTMConfig, check_config
 from jlstm.devices import spread_by_xla
@@ -159,14 +159,7 @@ def params_shapes(config: LSTMConfig) -> ModelParams:
 @functools.lru_cache(maxsize=1024)
 def _drawing(config: LSTMConfig) -> tuple[ModelParams, int]:
     """Return the shapes of what `_draw` draws, and how many numbers it takes."""
-    numbers = 0
-
-    def normal(*shape: int) -> Array:
-        nonlocal numbers
-        numbers += math.prod(shape)
-        return jnp.zeros(shape, jnp.float32)
-
-    shapes = jax.eval_shape(lambda: _draw(normal, config))
+    shapes, numbers = without_drawing(lambda normal: _draw(normal, config))
     if config.cell not in CELLS.values():
         _try(config, shapes)
     return shapes, numbers

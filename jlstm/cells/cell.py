@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jlstm.cells.initializers import in_turn
+from jlstm.cells.initializers import in_turn, without_drawing
 from jlstm.checks import alike, describe, floating, inputs, prng_key, real_number, shaped, whole_number
 from jlstm.devices import spread_by_xla
 
@@ -150,7 +150,7 @@ class Cell:
         input_scale = real_number("input_scale", input_scale)
         fan_in = input_size if fan_in is None else whole_number("fan_in", fan_in, least=1)
         drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)
-        normal = jax.random.normal(prng_key("key", key), (drawing(self, sizes).numbers,), drawn)
+        normal = jax.random.normal(prng_key("key", key), (drawing(self, sizes)[1],), drawn)
         params = self.draw(in_turn(normal), sizes, input_scale, fan_in)
         return jax.tree.map(lambda array: array.astype(dtype), params)
 
@@ -172,7 +172,7 @@ class Cell:
 
     def shapes(self, sizes: Sizes) -> Any:
         """Return the parameters of a layer of these sizes as `jax.ShapeDtypeStruct`, in float32."""
-        return drawing(self, sizes).shapes
+        return drawing(self, sizes)[0]
 
     def check(self, name: str, params: Any) -> int | None:
         """Raise an error that names what is none of the cell's parameters; return how many features they read.
@@ -200,31 +200,10 @@ class Cell:
         return Sizes(features, rows // len(self.blocks.weight_ih) if self.projects else outputs, outputs)
 
 
-class Drawing(NamedTuple):
-    """What is known of parameters before they are drawn.
-
-    Attributes:
-        shapes: the parameters as `jax.ShapeDtypeStruct`, in float32.
-        numbers: how many standard normal numbers they are made of.
-    """
-
-    shapes: Any
-    numbers: int
-
-
 @functools.lru_cache(maxsize=1024)
-def drawing(cell: Cell, sizes: Sizes) -> Drawing:
-    """Return what a cell's `draw` would draw for a layer of these sizes."""
-    numbers = 0
-
-    def normal(*shape: int) -> Array:
-        nonlocal numbers
-        zeros = jnp.zeros(shape, jnp.float32)
-        numbers += zeros.size
-        return zeros
-
-    shapes = jax.eval_shape(lambda: cell.draw(normal, sizes, 1.0, 1))  # type: ignore[misc]
-    return Drawing(shapes, numbers)
+def drawing(cell: Cell, sizes: Sizes) -> tuple[Any, int]:
+    """Return the shapes of a layer of these sizes, and how many numbers it is made of, as `without_drawing` does."""
+    return without_drawing(lambda normal: cell.draw(normal, sizes, 1.0, 1))  # type: ignore[misc]
 
 
 def checked_step(cell: Cell, params: Any, state: Any, x: Any) -> tuple[Any, Any]:

@@ -1,14 +1,16 @@
 """How parameters are drawn: from standard normal numbers that are taken in turn, in JAX or in NumPy, which compiles
 nothing."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["biases", "constants", "in_turn", "input_weights", "orthogonal"]
+__all__ = ["biases", "constants", "in_turn", "input_weights", "orthogonal", "without_drawing"]
 
 Normal = Callable[..., Any]
 
@@ -35,6 +37,28 @@ def in_turn(numbers: Any) -> Normal:
         return numbers[start:taken].reshape(shape)
 
     return normal
+
+
+def without_drawing(draw: Callable[[Normal], Any]) -> tuple[Any, int]:
+    """Return what is known of parameters before they are drawn, as `draw(normal)` would.
+
+    Returns:
+        The parameters as `jax.ShapeDtypeStruct`, in float32, and how many standard normal numbers they are made of.
+
+    Example:
+        >>> shapes, numbers = without_drawing(lambda normal: [normal(2, 3), normal(4)])
+        >>> [leaf.shape for leaf in shapes], numbers
+        ([(2, 3), (4,)], 10)
+    """
+    numbers = 0
+
+    def normal(*shape: int) -> Array:
+        nonlocal numbers
+        numbers += math.prod(shape)
+        return jnp.zeros(shape, jnp.float32)
+
+    shapes = jax.eval_shape(lambda: draw(normal))
+    return shapes, numbers
 
 
 def input_weights(normal: Normal, inputs: int, hidden: int, scales: list[float], fan_in: int) -> tuple[Any, Any]:
