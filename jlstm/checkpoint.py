@@ -1,15 +1,17 @@
 """To disk and back: one file with a network's parameters, configuration and vocabulary.
 
-The format, version 3, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
-`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 3, "config" has the fields of `LSTMConfig`, the
+The format, version 4, reads without jlstm. The file is an uncompressed zip archive that `numpy.load` opens. Its member
+`jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 4, "config" has the fields of `LSTMConfig`, the
 cell by its name, "vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false,
-"trained_on" says so in a few words, where it is there, and "dtypes" has the dtype of each array by its name: float16,
-bfloat16, float32 or float64. All other members are arrays in NumPy's format 1.0, little-endian and in C order: for each
-layer k from 0 up those of the cell, `layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy` of an
-LSTM, of two directions `layers[k].forward.weight_ih.npy` and so on; then `readout.weight.npy` and `readout.bias.npy`;
-all of the shapes that the cell's file and `Readout` name. A bfloat16 array is stored as its bits, in uint16; they are
-the upper half of a float32's. Version 2 had no cell but the LSTM, and fewer fields in "config"; in version 1, the
-layers' weights were transposed as well, `[I, 4H]`, `[H, 4H]`.
+"trained_on" says so in a few words, where it is there, "dtypes" has the dtype of each array by its name: float16,
+bfloat16, float32 or float64. "standardize" is false, or true before the training, or has the "mean" and the "deviation"
+of each feature, "inputs", and of each value to tell, "targets", null where those are none. All other members are arrays
+in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up those of the cell,
+`layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy` of an LSTM, of two directions
+`layers[k].forward.weight_ih.npy` and so on; then `readout.weight.npy` and `readout.bias.npy`; all of the shapes that
+the cell's file and `Readout` name. A bfloat16 array is stored as its bits, in uint16; they are the upper half of a
+float32's. Version 3 had no "standardize"; version 2 no cell but the LSTM either, and fewer fields in "config"; in
+version 1, the layers' weights were transposed as well, `[I, 4H]`, `[H, 4H]`.
 
     file = numpy.load("model.npz")
     about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
@@ -45,11 +47,13 @@ from jlstm.cells import CELLS, Cell
 from jlstm.checks import alike, describe
 from jlstm.config import LSTMConfig
 from jlstm.model import ModelParams, params_shapes
+from jlstm.scaling import Scaling, Scalings
 
 __all__ = ["Saved", "load", "save"]
 
-VERSIONS = 1, 2, 3  # those that are read; the last is written
+VERSIONS = 1, 2, 3, 4  # those that are read; the last is written
 ABOUT = "jlstm.json"
+NAMES = "format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "standardize", "dtypes"
 MOST_ABOUT = 2**24  # bytes: three times what a vocabulary of all of Unicode takes
 STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
 
@@ -63,6 +67,8 @@ class Saved(NamedTuple):
         vocabulary: a string whose k-th character is class id k; None for a network that reads no text.
         apply_softmax: whether `predict` returns probabilities instead of logits.
         trained_on: what the network was trained on, in a few words; empty where nobody knows.
+        standardize: whether features and values to tell are brought to mean 0 and deviation 1.
+        scalings: by what; None before the training.
     """
 
     params: ModelParams
@@ -70,6 +76,8 @@ class Saved(NamedTuple):
     vocabulary: str | None
     apply_softmax: bool
     trained_on: str = ""
+    standardize: bool = False
+    scalings: Scalings | None = None
 
 
 def save(path: str | os.PathLike[str], saved: Saved) -> None:
@@ -140,6 +148,8 @@ def _encode(saved: Saved) -> memoryview:
     if not isinstance(saved, Saved) or not isinstance(saved.config, LSTMConfig):
         raise TypeError(f"saved: expected a Saved with an LSTMConfig, got {reprlib.repr(saved)}")
     _check(saved.config, saved.vocabulary, saved.apply_softmax, saved.trained_on)
+    standardize = _written(saved.scalings) if saved.standardize and saved.scalings else saved.standardize
+    _check_scalings(standardize, saved.config)
     alike("params", saved.params, params_shapes(saved.config))
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
     for name, array in arrays.items():
@@ -154,6 +164,7 @@ def _encode(saved: Saved) -> memoryview:
         "vocabulary": saved.vocabulary,
         "apply_softmax": saved.apply_softmax,
         **({"trained_on": saved.trained_on} if saved.trained_on else {}),
+        **({"standardize": standardize} if standardize else {}),
         "dtypes": {name: array.dtype.name for name, array in arrays.items()},
     }
     # Python's strings may hold half a surrogate pair, which strict UTF-8 has no bytes for.
@@ -262,7 +273,9 @@ def _decode(file: BinaryIO, cell: Cell | None) -> Saved:
         for name, shape in shapes.items()
     ]
     params = jax.tree.unflatten(jax.tree.structure(expected), arrays)
-    return Saved(params, config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
+    scalings = _check_scalings(about["standardize"], config)
+    said = about["vocabulary"], about["apply_softmax"], about["trained_on"]
+    return Saved(params, config, *said, about["standardize"] is not False, scalings)
 
 
 def _cell_named(name: Any, own: Cell | None) -> Cell:
@@ -289,9 +302,9 @@ def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
     version = about.get("version")
     if type(version) is not int or version not in VERSIONS:
         newer = ", written by a newer jlstm" if type(version) is int and version > VERSIONS[-1] else ""
-        raise ValueError(f"version: expected 1, 2 or 3, got {reprlib.repr(version)}{newer}")
-    about = {"trained_on": "", **about}  # the first files have none
-    _check_names(ABOUT, about, ["format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "dtypes"])
+        raise ValueError(f"version: expected 1 to {VERSIONS[-1]}, got {reprlib.repr(version)}{newer}")
+    about = {"trained_on": "", "standardize": False, **about}  # the first files have none
+    _check_names(ABOUT, about, NAMES)
     return about
 
 
@@ -325,8 +338,8 @@ def _check(config: LSTMConfig, vocabulary: Any, apply_softmax: Any, trained_on: 
         raise TypeError(f"trained_on: expected a string, got {reprlib.repr(trained_on)}")
     if not isinstance(apply_softmax, bool):
         raise TypeError(f"apply_softmax: expected True or False, got {reprlib.repr(apply_softmax)}")
-    if apply_softmax and config.loss == "mse":
-        raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
+    if apply_softmax and config.objective.probabilities is None:
+        raise ValueError(f"apply_softmax: expected False with loss={config.loss!r}, whose outputs are values, got True")
     if vocabulary is None:
         return
     if not isinstance(vocabulary, str):
@@ -337,6 +350,40 @@ def _check(config: LSTMConfig, vocabulary: Any, apply_softmax: Any, trained_on: 
     [(character, times)] = Counter(vocabulary).most_common(1)
     if times > 1:
         raise ValueError(f"vocabulary: expected each character once, got {character!r} {times} times")
+
+
+def _written(scalings: Scalings) -> dict[str, Any]:
+    """Return scalings as JSON has them."""
+
+    def each(scaling: Scaling | None) -> Any:
+        return scaling and {name: array.tolist() for name, array in scaling._asdict().items()}
+
+    return {name: each(scaling) for name, scaling in scalings._asdict().items()}
+
+
+def _check_scalings(standardize: Any, config: LSTMConfig) -> Scalings | None:
+    """Return the scalings of a network as a file has them, or None where it has none."""
+    if isinstance(standardize, bool):
+        return None
+    _check_names("standardize", standardize, Scalings._fields)
+    values = config.objective.answers == "values"
+    if (standardize["targets"] is not None) != values:
+        raise ValueError(f"standardize: expected targets {'' if values else 'of null '}with loss={config.loss!r}")
+    inputs = _scaling("inputs", standardize["inputs"], config.input_size)
+    return Scalings(inputs, _scaling("targets", standardize["targets"], config.output_size) if values else None)
+
+
+def _scaling(name: str, scaling: Any, size: int) -> Scaling:
+    _check_names(f"standardize.{name}", scaling, Scaling._fields)
+    for field, numbers in scaling.items():
+        if not isinstance(numbers, list) or len(numbers) != size or {type(n) for n in numbers} - {int, float}:
+            raise ValueError(f"standardize.{name}.{field}: expected {size} numbers, got {reprlib.repr(numbers)}")
+    with _reading(f"standardize.{name}: expected numbers"):
+        found = Scaling(np.array(scaling["mean"], float), np.array(scaling["deviation"], float))
+    _check_finite(f"standardize.{name}", np.concatenate(found))
+    if found.deviation.min() <= 0:
+        raise ValueError(f"standardize.{name}.deviation: expected positive numbers, got {found.deviation.min()}")
+    return found
 
 
 def _check_names(what: str, got: Any, expected: Iterable[str]) -> None:

@@ -23,8 +23,10 @@ __all__ = [
     "fits",
     "floating",
     "inputs",
+    "is_boxed",
     "is_floating",
     "is_integer",
+    "is_list_of_arrays",
     "lengths_of",
     "numbers",
     "prng_key",
@@ -33,6 +35,7 @@ __all__ = [
     "shaped",
     "switch",
     "targets_of",
+    "weights_of",
     "whole_number",
     "whole_seed",
     "whole_size",
@@ -119,24 +122,39 @@ def numbers(name: str, value: Any) -> Any:
     return given
 
 
-def finite_numbers(name: str, value: Any) -> np.ndarray:
-    """Return the argument `name` as a float32 array of NumPy, in which every number is finite."""
+def finite_numbers(name: str, value: Any, dtype: Any = np.float32, *, gaps: bool = False) -> np.ndarray:
+    """Return the argument `name` as a NumPy array of floats, in which every number is finite or, with gaps, NaN."""
     given = np.asarray(numbers(name, value))
     with np.errstate(over="ignore"):
-        single = given.astype(np.float32)
-    finite = np.isfinite(single)
-    if not finite.all():
-        where = tuple(int(index) for index in np.argwhere(~finite)[0])
-        raise ValueError(f"{name}: expected finite numbers in float32, got {given[where]} at index {where}")
-    return single
+        floats = given.astype(dtype)
+    good = np.isfinite(floats) | np.isnan(floats) if gaps else np.isfinite(floats)
+    if not good.all():
+        where = tuple(int(index) for index in np.argwhere(~good)[0])
+        expected = f"finite numbers in {np.dtype(dtype)}{', or NaN for unknown ones' * gaps}"
+        raise ValueError(f"{name}: expected {expected}, got {given[where]} at index {where}")
+    return floats
 
 
-def class_ids(name: str, value: Any, classes: int) -> np.ndarray:
+def is_boxed(value: Any) -> bool:
+    """Whether this is a list of arrays in an array of objects, as `numpy.load` and what splits data give it."""
+    return isinstance(value, np.ndarray) and value.dtype == object and any(np.ndim(element) for element in value.flat)
+
+
+def is_list_of_arrays(value: Any) -> bool:
+    """Whether this is a list, or what stands for one, of which an element is an array."""
+    return is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
+
+
+def class_ids(name: str, value: Any, classes: int, *, unknown: int | None = None) -> np.ndarray:
     """Return the argument `name` as an int32 array of NumPy, of class ids below `classes`.
 
-    Whole floats are ids, as a table or a division gives them, and so are booleans where there are two classes.
+    Whole floats are ids, as a table or a division gives them, and so are booleans where there are two classes. With
+    `unknown`, that is an id too, and NaN stands for it.
     """
     given = np.asarray(numbers(name, value))
+    if unknown is not None and given.dtype != bool:
+        here = np.isnan(given) | (given == unknown) if is_floating(given) else given == unknown
+        return np.where(here, unknown, class_ids(name, np.where(here, 0, given), classes)).astype(np.int32)
     if given.dtype == bool:
         if classes != 2:
             came = f"booleans, which name 2 classes and not {classes}"
@@ -247,12 +265,23 @@ def resets_of(resets: Any, batch: Any, time: Any) -> Array | None:
     return _of_jax(given)
 
 
-def targets_of(name: str, value: Any, loss: str, **axes: Any) -> Array:
+def weights_of(weights: Any, **axes: Any) -> Array | None:
+    """Return the argument `weights`, numbers of the first of these axes, or of more of them; None for all alike."""
+    if weights is None:
+        return None
+    given, names = numbers("weights", weights), list(axes)
+    for count in range(1, len(names) + 1):
+        if fits(given.shape, *(axes[name] for name in names[:count])):
+            return _of_jax(given)
+    allowed = " or ".join(written({name: axes[name] for name in names[:k]}) for k in range(1, len(names) + 1))
+    raise ValueError(f"weights: expected numbers {allowed}, got {describe(given)}")
+
+
+def targets_of(name: str, value: Any, *, ids: bool, **axes: Any) -> Array:
     """Return the argument `name` as targets of scores with these axes: values, probabilities, or class ids."""
-    given, places, classes = numbers(name, value), tuple(axes.values())[:-1], axes["C"]
+    given, places, classes, of_ids = numbers(name, value), tuple(axes.values())[:-1], axes["C"], ids
     if fits(given.shape, *places, classes):
-        return _of_jax(given)
-    of_ids = loss == "cross_entropy"
+        return _ids(given) if is_integer(given) else _of_jax(given)
     if of_ids and is_integer(given) and fits(given.shape, *places):
         return _ids(given)
     advice = ""
@@ -268,8 +297,8 @@ def targets_of(name: str, value: Any, loss: str, **axes: Any) -> Array:
         advice = "; with a target for each time step, config.target is 'each'"
     expected = written(axes)
     if of_ids:
-        ids = written({axis: axes[axis] for axis in axes if axis != "C"})
-        expected = f"class ids, integers {ids}, or probabilities {expected}"
+        of_classes = written({axis: axes[axis] for axis in axes if axis != "C"})
+        expected = f"class ids, integers {of_classes}, or probabilities {expected}"
     raise (TypeError if of_ids and fits(given.shape, *places) else ValueError)(
         f"{name}: expected {expected}, got {describe(given)}{advice}"
     )

@@ -8,12 +8,13 @@ import jax
 from jlstm.cells import LSTM, cell_of
 from jlstm.cells.cell import Sizes
 from jlstm.checks import describe, real_number, switch, whole_number
+from jlstm.objectives import OBJECTIVES, Objective
 
 __all__ = ["Inputs", "LSTMConfig", "Loss", "Target", "check_config"]
 
 MOST_SCALE = 1e30  # beyond it, weights are infinite in float32
 
-Loss = Literal["cross_entropy", "mse"]
+Loss = Literal["cross_entropy", "mse", "binary_cross_entropy", "gaussian", "laplace"]
 Target = Literal["each", "last", "mean"]
 Inputs = Literal["features", "tokens"]
 
@@ -28,8 +29,11 @@ class LSTMConfig:
     Args:
         input_size: the number of features I of one time step, or of tokens.
         hidden_size: the number of hidden units H of each layer.
-        output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
-        loss: "cross_entropy" or "mse".
+        output_size: the number of outputs C: classes, values, or questions that are answered by yes or no.
+        loss: "cross_entropy" of classes (Bridle, 1990); "mse" of values; "binary_cross_entropy" of questions;
+            "gaussian" and "laplace", the negative log-likelihood of values under a distribution whose location and
+            scale the network tells (Nix and Weigend, "Estimating the Mean and Variance of the Target Probability
+            Distribution", 1994), the second for values with heavy tails.
         target: "each": a target for each time step; "last": one for the whole sequence, read at its last real step, and
             of a backward direction at the first, where each has read everything; "mean": one for the whole sequence,
             read from the mean of the outputs over its real steps.
@@ -97,7 +101,8 @@ class LSTMConfig:
         if self.loss == "cross_entropy" and self.output_size == 1:
             raise ValueError(
                 "output_size: expected at least 2 classes with loss='cross_entropy', got 1; a network that says yes or "
-                "no has output_size=2, its class ids are 0 and 1; one that gives a value has loss='mse'"
+                "no has loss='binary_cross_entropy', or output_size=2 and the class ids 0 and 1; one that gives a "
+                "value has loss='mse'"
             )
         for name in ("dropout", "input_dropout", "recurrent_dropout", "zoneout", "weight_dropout"):
             put(name, real_number(name, getattr(self, name)))
@@ -128,6 +133,16 @@ class LSTMConfig:
                 f"weight_dropout: expected 0 with cell={cell.name!r}, whose parameters have no {sorted(missing)}, got "
                 f"{self.weight_dropout}"
             )
+
+    @property
+    def objective(self) -> Objective:
+        """What the scores say, and what it costs when they are wrong."""
+        return OBJECTIVES[self.loss]
+
+    @property
+    def readout_width(self) -> int:
+        """How many scores there are at a place: one or several for each output."""
+        return self.output_size * self.objective.scores
 
     @property
     def in_pieces(self) -> bool:

@@ -1,5 +1,6 @@
 """What training takes its mini-batches from: `Batch`, `Windows` and `Streams`, each through the protocol `Data`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -92,6 +93,8 @@ class Batch(NamedTuple):
         ys: the targets, `[batch, time]` or `[batch, time, C]`; without the time axis where there is one a sequence.
         lengths: how many steps of each sequence are real, `[batch]` integers; all where None.
         resets: where the network's state is zero before the step, `[batch, time]` booleans; nowhere where None.
+        weights: how much each target counts, `[batch]`, or `[batch, time]` with a target for each step, or one for each
+            output behind that; all alike where None.
 
     Example:
         >>> Batch(jnp.ones((2, 7, 1)), jnp.zeros((2, 7), int)).lengths is None
@@ -102,6 +105,7 @@ class Batch(NamedTuple):
     ys: Any
     lengths: Any = None
     resets: Any = None
+    weights: Any = None
 
     @property
     def sequences(self) -> int:
@@ -124,12 +128,27 @@ class Batch(NamedTuple):
 
     def gather(self, rows: Any, steps: int, config: LSTMConfig) -> "Batch":
         """Return the first `steps` steps of the sequences `rows`."""
+        of_steps = config.target == "each"
         return Batch(
             self.xs[rows, :steps],
-            self.ys[rows, :steps] if config.target == "each" else self.ys[rows],
+            self.ys[rows, :steps] if of_steps else self.ys[rows],
             None if self.lengths is None else self.lengths[rows],
             None if self.resets is None else self.resets[rows, :steps],
+            None if self.weights is None else self.weights[(rows, slice(steps))[: 1 + self._weighs_steps(config)]],
         )
+
+    def rows(self, config: LSTMConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inputs and the targets that are real, `[rows, I]` and `[rows, C]`."""
+        steps = np.full(self.sequences, self.steps) if self.lengths is None else self.lengths
+        real = np.arange(self.steps) < np.asarray(steps)[:, None]
+        return self.xs[real], self.ys[real] if config.target == "each" else self.ys
+
+    def mapped(self, of_inputs: Callable, of_targets: Callable) -> "Batch":
+        """Return the same sequences with functions of their inputs and targets in the place of these."""
+        return self._replace(xs=of_inputs(self.xs), ys=of_targets(self.ys))
+
+    def _weighs_steps(self, config: LSTMConfig) -> bool:
+        return config.target == "each" and np.ndim(self.weights) > 1
 
     def room(self, *, roomy: bool) -> tuple[int, int]:
         """Return both as powers of two, the steps from 16 up; or only the sequences, a sixteenth more at the most."""
@@ -153,6 +172,7 @@ class Batch(NamedTuple):
             filled_up(self.ys, rows, steps) if config.target == "each" else filled_up(self.ys, rows),
             None if lengths is None else filled_up(np.asarray(lengths, np.int32), rows),
             None if self.resets is None else filled_up(self.resets, rows, steps),
+            None if self.weights is None else filled_up(self.weights, rows, *[steps] * self._weighs_steps(config)),
         )
 
 
@@ -389,7 +409,7 @@ def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(
             f"ids: expected one long text as class ids, [characters], got shape {array.shape}; sequences of numbers "
-            "are given to train as X and Y"
+            "are given to train as X and Y, a table of readings as SeriesWindows"
         )
     if len(array) <= length:
         raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")

@@ -318,6 +318,7 @@ def gradcheck(
     lengths: Any = None,
     key: Array | None = None,
     resets: Any = None,
+    weights: Any = None,
 ) -> GradientReport:
     """Compare the gradient of the library's loss with the NumPy reference's and with finite differences.
 
@@ -333,6 +334,7 @@ def gradcheck(
         lengths: how many steps of each sequence are real, `[batch]` integers or one for all; all where None.
         key: what `draw_masks` draws with; nothing is left out where None.
         resets: booleans `[batch, time]`, true where the state is zero before the step; nowhere where None.
+        weights: how much each target counts, as `jlstm.losses.loss_fn` takes them; all alike where None.
 
     Returns:
         The report of `check`, with `jlstm.reference.loss_and_grad` for the reference.
@@ -348,12 +350,14 @@ def gradcheck(
         >>> report.passed, report.rows[0].array
         (True, 'layers[0].weight_ih (i)')
     """
-    given = {"state": state, "lengths": lengths, "key": key, "resets": resets}
+    given = {"state": state, "lengths": lengths, "key": key, "resets": resets, "weights": weights}
     jax.eval_shape(lambda: loss_fn(params, xs, ys, config, **given))  # says what does not fit
     params, state = jax.tree.map(_as_float32, (params, state))
     xs, ys = _as_float32(xs), _as_float32(ys)
     lengths, resets = (None if array is None else np.asarray(array) for array in (lengths, resets))
-    data = {"xs": xs, "ys": ys, "config": config, "state": state, "lengths": lengths, "resets": resets}
+    weights = None if weights is None else _as_float32(weights)
+    data = {"xs": xs, "ys": ys, "config": config, "state": state}
+    data |= {"lengths": lengths, "resets": resets, "weights": weights}
     gradient = None
     if _has_reference(config):
         with jax.enable_x64(True):
@@ -391,8 +395,8 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
     Returns:
         `params` normal, biases too, with variance 1 / the number of what they add up; `xs` standard normal, or ids for
         "tokens"; `state` that of the reference after three random steps, None where there is none to start from; `ys`
-        class ids, or standard normal for "mse"; `config`; `lengths` from 1 to `time`; `resets` at 3 of 10 steps;
-        where training leaves something out, a `key`. Floats are float32.
+        class ids, booleans, or standard normal values; `config`; `lengths` from 1 to `time`; `resets` at 3 of 10 steps;
+        `weights` from 0 to 1, of which a fifth are 0; where training leaves something out, a `key`. Floats are float32.
 
     Raises:
         TypeError: `batch`, `time` or `seed` is not an integer.
@@ -412,7 +416,6 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
         return rng.normal(size=shape).astype(np.float32)
 
     compared = (batch, time) if config.target == "each" else (batch,)
-    ids = config.loss == "cross_entropy"
     # In NumPy, as `init_params` would compile for seconds, and would leave biases at 0, where mistakes can hide.
     shapes = params_shapes(config)
     tokens = config.inputs == "tokens"
@@ -420,14 +423,20 @@ def random_problem(config: LSTMConfig, batch: int, time: int, seed: int = 0) -> 
         jax.tree.map(lambda array: normal(*array.shape) / array.shape[-1] ** 0.5, shapes.layers),
         jax.tree.map(lambda array: normal(*array.shape) / len(array) ** 0.5, shapes.readout),
     )
+    ys = {
+        "classes": lambda: rng.integers(config.output_size, size=compared),
+        "questions": lambda: rng.random((*compared, config.output_size)) < 0.5,
+        "values": lambda: normal(*compared, config.output_size),
+    }
     problem = {
         "params": params,
         "xs": rng.integers(config.input_size, size=(batch, time)) if tokens else normal(batch, time, config.input_size),
-        "ys": rng.integers(config.output_size, size=compared) if ids else normal(*compared, config.output_size),
+        "ys": ys[config.objective.answers](),
         "config": config,
         "state": _random_state(params, normal(batch, 3, config.input_size), config),
         "lengths": rng.integers(1, time, size=batch, endpoint=True),
         "resets": rng.random((batch, time)) < 0.3,
+        "weights": (rng.random(compared) * (rng.random(compared) < 0.8)).astype(np.float32),
     }
     return problem | ({"key": jax.random.key(seed)} if config.leaves_out else {})
 
@@ -447,8 +456,18 @@ def _random_state(params: ModelParams, xs: np.ndarray, config: LSTMConfig) -> tu
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "one layer": {},
     "tokens, mse": {"inputs": "tokens", "loss": "mse"},
-    "two layers, both directions, last": {"layers": 2, "bidirectional": True, "target": "last"},
-    "two layers, residual, mean": {"layers": 2, "residual": True, "target": "mean"},
+    "two layers, both directions, last, gaussian": {
+        "layers": 2,
+        "bidirectional": True,
+        "target": "last",
+        "loss": "gaussian",
+    },
+    "two layers, residual, mean, yes or no": {
+        "layers": 2,
+        "residual": True,
+        "target": "mean",
+        "loss": "binary_cross_entropy",
+    },
     "two layers, both directions, all regularisers": {
         "layers": 2,
         "bidirectional": True,
@@ -491,7 +510,7 @@ def _check_all(seed: int) -> bool:
         print(line(name, words, *map("{:.1e}".format, worst), "yes" if report.passed else "NO"), flush=True)
     bounds = ", ".join(f"{bound:.0e} {comparison}" for comparison, bound in BOUNDS.items())
     print(f"\nThe largest difference of an entry, relative to the largest entry of the gradient; bounds: {bounds}.")
-    print("All with random lengths and resets, forwards from a random state.")
+    print("All with random lengths, resets and weights, forwards from a random state.")
     print(f"\n{'FAILED: ' + str(broken) if broken else 'PASSED: none'} of {len(combinations())} networks break a bound")
     return broken == 0
 
@@ -514,7 +533,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("time", 20, "steps of a sequence"),
         ("features", 5, "inputs of a step"),
         ("hidden", 16, "hidden units"),
-        ("classes", 7, "classes, or values for mse"),
+        ("classes", 7, "classes, values, or questions"),
         ("layers", 1, "layers"),
         ("seed", 0, "seed of the parameters and data"),
     ):
@@ -526,6 +545,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("target", get_args(Target), "the steps that have a target"),
         ("lengths", ("full", "random"), "the lengths of the sequences"),
         ("resets", ("none", "random"), "where episodes start"),
+        ("weights", ("none", "random"), "how much each target counts"),
     ):
         parser.add_argument(f"--{name}", choices=choices, default=choices[0], help=f"{meaning} (default: {choices[0]})")
     parser.add_argument("--projection-size", type=int, metavar="N", help="hidden state's width of the cell projected")
@@ -552,6 +572,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem["lengths"] = None
     if options.resets == "none":
         problem["resets"] = None
+    if options.weights == "none":
+        problem["weights"] = None
     report = gradcheck(**problem)
     given = {name: value for name, value in vars(options).items() if name not in shares or value}
     shown = {name.replace("_", "-"): value for name, value in given.items() if value is not None and value is not False}

@@ -4,35 +4,52 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jlstm.checks import class_ids, finite_numbers, numbers
+from jlstm.checks import class_ids, describe, finite_numbers, is_boxed, is_list_of_arrays, numbers
 from jlstm.config import LSTMConfig, check_config
 from jlstm.data import Batch, Streams, Windows
 from jlstm.model import check_reads_forwards
+from jlstm.objectives import UNKNOWN, known
+from jlstm.series import SeriesWindows
 
-__all__ = ["as_batch", "as_predictions", "as_sequences", "check_scores_ids", "check_text", "is_boxed"]
+__all__ = ["as_batch", "as_predictions", "as_sequences", "as_series", "check_scores_ids", "check_text"]
 
 ONE_EACH = "; a network that has one target for each sequence is made with target='last'"
 
 
-def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", "Y")) -> Batch:
+def as_batch(
+    X: Any,
+    Y: Any,
+    config: LSTMConfig,
+    names: tuple[str, str] = ("X", "Y"),
+    *,
+    weights: Any = None,
+    class_weights: Any = None,
+    dtype: Any = np.float32,
+) -> Batch:
     """Check sequences with their targets and bring them into one form.
 
     Args:
         X: the sequences: an array `[N, T, I]`, or `[N, T]` for one feature; or a list of N sequences, each `[T, I]` or
             `[T]`, which may differ in length. Where `config.inputs` is "tokens", ids `[N, T]` or a list of `[T]`.
         Y: the targets, an array or a list of N: for "cross_entropy" one-hot columns `[N, T, C, 1]`, probabilities
-            `[N, T, C]` or class ids `[N, T]`; for "mse" values `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output.
-            Without the time axis where there is one a sequence.
+            `[N, T, C]` or class ids `[N, T]`; else values, or for "binary_cross_entropy" booleans or probabilities of
+            yes, `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output. Without the time axis where there is one a
+            sequence. NaN, and the id -100, are unknown.
         config: the network that will read them.
         names: what to call the two in an error.
+        weights: how much each target counts, an array or a list of N: `[N]`, `[N, T]` with a target for each step, or
+            one for each output of those that are no classes; all alike where None.
+        class_weights: how much each class counts, `[C]`, or for "binary_cross_entropy" no and yes, `[2]`; of targets
+            that are probabilities the mean by these.
+        dtype: of the inputs that are numbers, and of values.
 
     Returns:
-        A `Batch` of NumPy arrays: float32 inputs or int32 ids, one-hot targets as ids; `lengths` where they differ.
+        A `Batch` of NumPy arrays: inputs in `dtype` or int32 ids, one-hot targets as ids; `lengths` where they differ.
 
     Raises:
         TypeError: strings, objects, complex numbers; class ids that are not integers.
         ValueError: everything else that does not fit: empty, of other sizes than the network, NaN, infinite, out of
-            range, or X and Y of different lengths.
+            range, X and Y of different lengths, or no target that counts.
 
     Example:
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
@@ -42,32 +59,78 @@ def as_batch(X: Any, Y: Any, config: LSTMConfig, names: tuple[str, str] = ("X", 
     x_name, y_name = names
     given = _each(x_name, X)
     if isinstance(given, list):
-        sequences = [_sequence(f"{x_name}[{k}]", sequence, config) for k, sequence in enumerate(given)]
+        sequences = [_sequence(f"{x_name}[{k}]", sequence, config, dtype) for k, sequence in enumerate(given)]
         steps = np.array([len(sequence) for sequence in sequences])
         xs = _pad(sequences, steps.max())
     else:
         one_feature = config.inputs == "features" and config.input_size == 1
-        if given.ndim == 2 and given.shape[1] == 1 and one_feature and not _is_list_of_arrays(X):
+        if given.ndim == 2 and given.shape[1] == 1 and one_feature and not is_list_of_arrays(X):
             raise ValueError(
                 f"{x_name}: expected [N, T] or [N, T, 1], got shape {given.shape}, which may be one "
                 f"sequence, {x_name}[None], or {len(given)} sequences of one step, {x_name}[:, None]: write which"
             )
-        xs = _sequences(x_name, given, config)
+        xs = _sequences(x_name, given, config, dtype)
         steps = np.full(len(xs), xs.shape[1])
-    ys = _targets(y_name, Y, config, steps, x_name)
-    return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps)
+    ys = _targets(y_name, Y, config, steps, x_name, dtype)
+    real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
+    counted = _weights(weights, class_weights, ys, real, config)
+    _check_any_counts(y_name, ys, counted, real)
+    return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps, weights=counted)
 
 
-def as_sequences(x: Any, config: LSTMConfig) -> tuple[np.ndarray | list[np.ndarray], Literal["one", "batch", "list"]]:
+def as_series(
+    series: SeriesWindows,
+    config: LSTMConfig,
+    name: str = "X",
+    *,
+    class_weights: Any = None,
+    dtype: Any = np.float32,
+) -> SeriesWindows:
+    """Return windows of tables with their arrays in the form that a network reads.
+
+    Args:
+        series: the windows.
+        config: the network that will read them.
+        name: what to call them in an error.
+        class_weights, dtype: as for `as_batch`.
+
+    Raises:
+        TypeError, ValueError: as for `as_batch`.
+
+    Example:
+        >>> series = SeriesWindows(np.arange(10.0), length=4)
+        >>> as_series(series, LSTMConfig(input_size=1, hidden_size=8, output_size=1, loss="mse")).targets.dtype
+        dtype('float32')
+    """
+    if config.inputs == "tokens":
+        raise ValueError(f"{name}: expected ids, with inputs='tokens', got SeriesWindows, whose readings are numbers")
+    if config.target == "mean":
+        raise ValueError(f"{name}: expected a network with target='each' or 'last' for SeriesWindows, got 'mean'")
+    if series.tables.shape[1] != config.input_size:
+        features = series.tables.shape[1]
+        advice = f"a network for them has input_size={features}"
+        raise ValueError(f"{name}: expected tables of {config.input_size} features, got {features}; {advice}")
+    each, real = f"{name}.targets", np.ones(len(series.tables), bool)
+    targets = _in_one_form(each, series.targets, config, real, dtype, "rows")
+    weights = _weights(series.weights, class_weights, targets, real, config)
+    _check_any_counts(each, targets, weights, real)
+    tables = finite_numbers(f"{name}.tables", series.tables, dtype)
+    return series.with_arrays(tables, targets, weights, series.starts)
+
+
+def as_sequences(
+    x: Any, config: LSTMConfig, dtype: Any = np.float32
+) -> tuple[np.ndarray | list[np.ndarray], Literal["one", "batch", "list"]]:
     """Check what `predict` is asked about; the rank decides what it is, never the dtype or the container.
 
     Args:
         x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`, or of tokens
             `[N, T]`; or a list of arrays, each a sequence.
         config: the network that will read it.
+        dtype: of inputs that are numbers.
 
     Returns:
-        The sequences, `[N, T, I]` in float32 or of tokens `[N, T]` in int32, or a list of such `[T, I]` or `[T]`; and
+        The sequences, `[N, T, I]` in `dtype` or of tokens `[N, T]` in int32, or a list of such `[T, I]` or `[T]`; and
         which of the three it was.
 
     Raises:
@@ -78,12 +141,12 @@ def as_sequences(x: Any, config: LSTMConfig) -> tuple[np.ndarray | list[np.ndarr
         >>> sequences.shape, kind
         ((1, 3, 1), 'one')
     """
-    if _is_list_of_arrays(x):
-        return [_sequence(f"x[{k}]", element, config) for k, element in enumerate(x)], "list"
+    if is_list_of_arrays(x):
+        return [_sequence(f"x[{k}]", element, config, dtype) for k, element in enumerate(x)], "list"
     array = np.asarray(numbers("x", x))
     if array.ndim == 3 or (array.ndim == 2 and config.inputs == "tokens"):
-        return _sequences("x", array, config), "batch"
-    return _sequence("x", array, config)[None], "one"
+        return _sequences("x", array, config, dtype), "batch"
+    return _sequence("x", array, config, dtype)[None], "one"
 
 
 def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -96,7 +159,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
 
     Returns:
         For each sequence its predictions, `[T, C]` in float64 (`[1, C]` for one target), and its targets, `[T]` ids or
-        `[T, C]`.
+        `[T, C]`, of which some may be unknown.
 
     Raises:
         TypeError, ValueError: as for `as_batch`.
@@ -153,7 +216,7 @@ def check_scores_ids(config: LSTMConfig, name: str = "config", *, each: bool = T
     check_config(config)
     if each:
         check_reads_forwards(config, name)
-    if config.loss != "cross_entropy":
+    if config.objective.answers != "classes":
         raise ValueError(f"{name}: class ids need a network with loss='cross_entropy', got {config.loss!r}")
     if each and config.target != "each":
         raise ValueError(f"{name}: a score at each step needs a network with target='each', got {config.target!r}")
@@ -175,16 +238,7 @@ def _each(name: str, value: Any) -> np.ndarray | list[np.ndarray]:
     return np.asarray(numbers(name, value))
 
 
-def is_boxed(value: Any) -> bool:
-    """Whether this is a list of arrays in an array of objects, as `numpy.load` and what splits data give it."""
-    return isinstance(value, np.ndarray) and value.dtype == object and any(np.ndim(element) for element in value.flat)
-
-
-def _is_list_of_arrays(value: Any) -> bool:
-    return is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
-
-
-def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
+def _sequence(name: str, value: Any, config: LSTMConfig, dtype: Any) -> np.ndarray:
     """Check one sequence, `[T]` or `[T, I]`."""
     array = np.asarray(numbers(name, value))
     if config.inputs == "tokens":
@@ -198,10 +252,10 @@ def _sequence(name: str, value: Any, config: LSTMConfig) -> np.ndarray:
         raise ValueError(f"{name}: expected a sequence {shapes}, I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
-    return finite_numbers(name, array)
+    return finite_numbers(name, array, dtype)
 
 
-def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
+def _sequences(name: str, array: np.ndarray, config: LSTMConfig, dtype: Any) -> np.ndarray:
     """Check many sequences of one length, `[N, T]` or `[N, T, I]`."""
     if config.inputs == "tokens":
         return _tokens(name, array, config, ("N", "T"))
@@ -224,7 +278,7 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig) -> np.ndarray:
         raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one time step, got empty sequences, shape {array.shape}")
-    return finite_numbers(name, array)
+    return finite_numbers(name, array, dtype)
 
 
 def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, ...]) -> np.ndarray:
@@ -237,16 +291,19 @@ def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, .
     return class_ids(name, array, config.input_size)
 
 
-def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str) -> np.ndarray:
+def _targets(
+    name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_name: str, dtype: Any = np.float32
+) -> np.ndarray:
     """Check the targets of sequences of so many steps and return them as `[N, T]` ids or `[N, T, C]` numbers."""
-    ys = _each(name, value)
+    ys, axes = _each(name, value), "N, T" if config.target == "each" else "N"
     if isinstance(ys, np.ndarray) and ys.ndim == 0:
-        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {value!r}")
+        raise ValueError(f"{name}: expected {_expected_targets(config, axes)}, got {value!r}")
     if len(ys) != len(steps):
         raise ValueError(f"{name}: expected targets for the {len(steps)} sequences of {x_name}, got {_describe(ys)}")
     if np.ndim(ys[0]) == 0 and config.target == "each":
         raise ValueError(
-            f"{name}: expected a target for each time step, {_expected_targets(config)}, got {_describe(ys)}{ONE_EACH}"
+            f"{name}: expected a target for each time step, {_expected_targets(config, axes)}, got {_describe(ys)}"
+            f"{ONE_EACH}"
         )
     if config.target == "each":
         for k, (y, n) in enumerate(zip(ys, steps, strict=True)):
@@ -261,40 +318,111 @@ def _targets(name: str, value: Any, config: LSTMConfig, steps: np.ndarray, x_nam
             raise ValueError(f"{name}: expected targets of one shape, got {sorted({y.shape for y in ys})}")
         ys = _pad(ys, steps.max())
     real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
-    classes, rank, given = config.output_size, real.ndim, ys
+    return _in_one_form(name, ys, config, real, dtype, axes)
+
+
+def _in_one_form(
+    name: str, given: np.ndarray, config: LSTMConfig, real: np.ndarray, dtype: Any, axes: str
+) -> np.ndarray:
+    """Return targets at the places `real` as ids of their shape, or as numbers with C behind it."""
+    classes, rank, of_classes, ys = config.output_size, real.ndim, config.objective.answers == "classes", given
     if ys.ndim == rank + 2 and ys.shape[-1] == 1:
         ys = ys[..., 0]
-    if ys.ndim == rank + 1 and ys.shape[-1] == 1 and config.loss == "cross_entropy":  # ids as Keras has them
+    if ys.ndim == rank + 1 and ys.shape[-1] == 1 and of_classes:  # ids as Keras has them
         ys = ys[..., 0]
-    if ys.ndim == rank and config.loss == "cross_entropy":
-        return class_ids(name, ys, classes)
+    if ys.ndim == rank and of_classes:
+        return class_ids(name, ys, classes, unknown=UNKNOWN)
     if ys.ndim == rank and classes == 1:
         ys = ys[..., None]
     if ys.ndim != rank + 1 or ys.shape[-1] != classes:
         advice = ""
-        if config.loss == "mse" and ys.ndim in (rank, rank + 1):
+        if not of_classes and ys.ndim in (rank, rank + 1):
             advice = f"; a network for them has output_size={1 if ys.ndim == rank else ys.shape[-1]}"
         elif config.target != "each" and ys.ndim == 2:
             advice = "; a network that has a target for each time step is made with target='each'"
-        raise ValueError(f"{name}: expected {_expected_targets(config)}, got {_describe(given)}{advice}")
-    ys = finite_numbers(name, ys)
-    if config.loss == "mse":
+        raise ValueError(f"{name}: expected {_expected_targets(config, axes)}, got {_describe(given)}{advice}")
+    if config.objective.answers == "values":
+        return finite_numbers(name, ys, dtype, gaps=True)
+    ys = finite_numbers(name, np.where(ys == UNKNOWN, np.nan, ys), gaps=True)
+    counted = ys[real & known(ys).all(axis=-1)] if of_classes else ys[real][known(ys[real])]
+    if config.objective.answers == "questions":
+        if counted.size and (counted.min() < 0 or counted.max() > 1):
+            wrong = counted.min() if counted.min() < 0 else counted.max()
+            raise ValueError(f"{name}: expected booleans, or probabilities of yes from 0 to 1, got {wrong}")
         return ys
-    if ys.min() < 0 or np.abs(ys[real].sum(axis=-1) - 1).max() > 1e-3:
+    if counted.size and (counted.min() < 0 or np.abs(counted.sum(axis=-1) - 1).max() > 1e-3):
         raise ValueError(f"{name}: expected one-hot vectors or probabilities, each from 0 up with sum 1, got others")
-    is_one_hot = (np.count_nonzero(ys[real], axis=-1) == 1).all()
-    return ys.argmax(axis=-1).astype(np.int32) if is_one_hot else ys
+    if not (np.count_nonzero(counted, axis=-1) == 1).all():
+        return ys
+    return np.where(known(ys).all(axis=-1), ys.argmax(axis=-1), UNKNOWN).astype(np.int32)
 
 
-def _expected_targets(config: LSTMConfig) -> str:
-    axes = "N, T" if config.target == "each" else "N"
+def _expected_targets(config: LSTMConfig, axes: str) -> str:
     classes = config.output_size
     shapes = [f"[{axes}, {classes}, 1]", f"[{axes}, {classes}]"]
-    if config.loss == "cross_entropy":
+    if config.objective.answers == "classes":
         shapes.append(f"class ids [{axes}]")
     elif classes == 1:
         shapes.append(f"[{axes}]")
     return "targets of shape " + " or ".join(shapes)
+
+
+def _weights(weights: Any, class_weights: Any, ys: np.ndarray, real: np.ndarray, config: LSTMConfig) -> Any:
+    """Return how much each of the targets `ys` counts, of the shape of `real` or with fewer or more axes, or None."""
+    found = None
+    if weights is not None:
+        given = _each("weights", weights)
+        if isinstance(given, list):
+            given = _padded_as("weights", given, real)
+        of_answers = *real.shape, config.output_size
+        shapes = [real.shape[:k] for k in range(1, real.ndim + 1)]
+        shapes += [] if config.objective.answers == "classes" else [of_answers]
+        if given.shape not in shapes:
+            raise ValueError(f"weights: expected shape {' or '.join(map(str, shapes))}, got {describe(given)}")
+        found = _not_negative("weights", given)
+    if class_weights is None:
+        return found
+    if config.objective.answers == "values":
+        raise ValueError(f"class_weights: expected None with loss={config.loss!r}, which has no classes")
+    of_each = _not_negative("class_weights", class_weights)
+    count, kinds = (2, "no and yes") if config.objective.answers == "questions" else (config.output_size, "each class")
+    if of_each.shape != (count,):
+        raise ValueError(f"class_weights: expected {count} numbers, of {kinds}, got {describe(class_weights)}")
+    ids = np.issubdtype(ys.dtype, np.integer)
+    if config.objective.answers == "questions":
+        by_class = of_each[0] + (of_each[1] - of_each[0]) * np.nan_to_num(ys)
+    else:
+        by_class = of_each[np.maximum(ys, 0)] if ids else np.nan_to_num(ys) @ of_each
+    if found is None:
+        return by_class
+    return _behind(found, by_class.ndim) * by_class
+
+
+def _padded_as(name: str, sequences: list[np.ndarray], real: np.ndarray) -> np.ndarray:
+    steps = real.sum(axis=-1) if real.ndim == 2 else np.ones(len(real), int)
+    for k, (sequence, count) in enumerate(zip(sequences, steps, strict=False)):
+        if sequence.shape[:1] != (count,):
+            raise ValueError(f"{name}[{k}]: expected {count} time steps, got {describe(sequence)}")
+    return _pad(sequences, real.shape[-1])
+
+
+def _not_negative(name: str, value: Any) -> np.ndarray:
+    array = finite_numbers(name, value)
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name}: expected numbers from 0 up, got {array.min()}")
+    return array
+
+
+def _behind(array: np.ndarray, axes: int) -> np.ndarray:
+    """Return an array with so many axes, those that it lacks behind its own."""
+    return array.reshape(*array.shape, *[1] * (axes - array.ndim))
+
+
+def _check_any_counts(name: str, ys: np.ndarray, weights: Any, real: np.ndarray) -> None:
+    """Raise a ValueError unless there is a target that is known and of a weight above 0."""
+    counts = known(ys) if weights is None else known(ys) & (_behind(weights, ys.ndim) > 0)
+    if not counts[real].any():
+        raise ValueError(f"{name}: expected at least one known target of a weight above 0, got none")
 
 
 def _describe(ys: np.ndarray | list[np.ndarray]) -> str:

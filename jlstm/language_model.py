@@ -27,7 +27,7 @@ from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
 from jlstm.progress import Progress
-from jlstm.training import Report, evaluate, fit, fresh_state
+from jlstm.training import Evaluation, Report, evaluate, fit, fresh_state
 
 __all__ = ["CharLM", "Checked", "decode", "default_dropout", "encode"]
 
@@ -189,10 +189,10 @@ class CharLM:
             done = f"{len(text):,} characters for {report.epoch + report.part:.3g} epochs"
             return cls(evaluation_params(report.state.opt_state, report.state.params), config, vocabulary, done)
 
-        def check(report: Report) -> tuple[_Kept, float | None]:
+        def check(report: Report) -> tuple[_Kept, Evaluation | None]:
             model = made(report)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
-            return (model, loss), None if loss is None else loss.nats
+            return (model, loss), None if loss is None else Evaluation(loss.nats)
 
         characters_an_epoch = data.windows * data.streams * data.length
         report, best, error = learn(
@@ -238,7 +238,7 @@ class CharLM:
         if len(ids) <= window:
             raise ValueError(f"text: expected more than window = {window} characters, got {len(ids)}")
         windows = Windows(ids, window, window)
-        nats = evaluate(self.params, windows, batch_size=max(1, STEPS_AT_ONCE // window), config=self.config)
+        nats = evaluate(self.params, windows, batch_size=max(1, STEPS_AT_ONCE // window), config=self.config).loss
         return TextLoss(nats, len(windows) * window)
 
     def generate(

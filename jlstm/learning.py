@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from jlstm.checks import whole_number
 from jlstm.progress import Progress
-from jlstm.training import Report
+from jlstm.training import Evaluation, Report
 
 __all__ = ["Check", "Learned", "Standing", "learn", "whole_patience"]
 
@@ -23,11 +23,13 @@ class Check(NamedTuple, Generic[Kept]):
         epochs: how many were done, in fractions.
         kept: what there is to keep of that moment.
         validation: the loss on the data held out; None where there are none.
+        accuracy: the share of them that is right; None where nothing can be.
     """
 
     epochs: float
     kept: Kept
     validation: float | None
+    accuracy: float | None = None
 
 
 class Standing(NamedTuple, Generic[Kept]):
@@ -37,6 +39,7 @@ class Standing(NamedTuple, Generic[Kept]):
         report: the report.
         losses: the mean loss of each finished epoch.
         validation: the validation loss of each check; empty where no data are held out.
+        accuracy: the share that was right at each check; empty where nothing can be.
         latest: the latest check; None before the first.
         best: the check with the lowest validation loss, the first of equals; the latest where no data are held out.
         waited: how many checks in a row were without a lower validation loss.
@@ -45,6 +48,7 @@ class Standing(NamedTuple, Generic[Kept]):
     report: Report
     losses: tuple[float, ...] = ()
     validation: tuple[float, ...] = ()
+    accuracy: tuple[float, ...] = ()
     latest: Check[Kept] | None = None
     best: Check[Kept] | None = None
     waited: int = 0
@@ -77,7 +81,7 @@ class Learned(NamedTuple, Generic[Kept]):
 
 def learn(
     reports: Iterable[Report],
-    check: Callable[[Report], tuple[Kept, float | None]],
+    check: Callable[[Report], tuple[Kept, Evaluation | None]],
     *,
     epochs: int,
     check_every: int = 1,
@@ -95,8 +99,8 @@ def learn(
 
     Args:
         reports: the training, as `fit` yields it.
-        check: called where a check is due; it returns what to keep of that moment, and the loss on the data held out,
-            or None where there are none.
+        check: called where a check is due; it returns what to keep of that moment, and the evaluation on the data held
+            out, or None where there are none.
         epochs: how many the training has.
         check_every: from one check to the next, in epochs; the last epoch is always checked.
         check_interrupted: whether Ctrl-C between two checks is followed by one more.
@@ -111,16 +115,20 @@ def learn(
 
     Example:
         >>> reports = [Report(f"state {k}", epoch=k, part=1.0, loss=1.0) for k in range(9)]
-        >>> learned = learn(reports, lambda report: (report.state, abs(report.epoch - 2.0)), epochs=9, patience=3)
+        >>> def check(report):
+        ...     return report.state, Evaluation(loss=abs(report.epoch - 2.0))
+        >>> learned = learn(reports, check, epochs=9, patience=3)
         >>> learned.best, learned.report.state
-        (Check(epochs=3.0, kept='state 2', validation=0.0), 'state 5')
+        (Check(epochs=3.0, kept='state 2', validation=0.0, accuracy=None), 'state 5')
     """
 
     def tell(stands: Standing[Kept], epochs_before: float) -> None:
         if keep is not None:
             keep(stands)
         if progress is not None:
-            progress.update(stands.epochs, stands.report.loss, stands.latest.validation if stands.latest else None)
+            latest = stands.latest
+            validation, accuracy = (latest.validation, latest.accuracy) if latest else (None, None)
+            progress.update(stands.epochs, stands.report.loss, validation, accuracy)
         if callback is None:
             return
         if callback_every is None:
@@ -185,13 +193,15 @@ def whole_patience(patience: Any, has_validation: bool) -> int | None:
     return patience
 
 
-def _checked(stands: Standing[Kept], kept: Kept, validation: float | None) -> Standing[Kept]:
-    latest = Check(stands.epochs, kept, validation)
-    if validation is None:
+def _checked(stands: Standing[Kept], kept: Kept, found: Evaluation | None) -> Standing[Kept]:
+    if found is None:
+        latest: Check[Kept] = Check(stands.epochs, kept, None)
         return stands._replace(latest=latest, best=latest)
-    lower = _height(validation) < (math.inf if stands.best is None else _height(stands.best.validation))
+    latest = Check(stands.epochs, kept, *found)
+    lower = _height(found.loss) < (math.inf if stands.best is None else _height(stands.best.validation))
     return stands._replace(
-        validation=(*stands.validation, validation),
+        validation=(*stands.validation, found.loss),
+        accuracy=stands.accuracy if found.accuracy is None else (*stands.accuracy, found.accuracy),
         latest=latest,
         best=latest if lower or stands.best is None else stands.best,
         waited=0 if lower else stands.waited + 1,

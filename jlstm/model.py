@@ -204,8 +204,8 @@ def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
         return Bidirectional(*drawn) if config.bidirectional else drawn[0]
 
     layers, width = tuple(map(layer, range(config.layers))), config.output_width
-    weight = normal(width, config.output_size) / width**0.5
-    bias = weight.__array_namespace__().zeros(config.output_size, dtype=weight.dtype)
+    weight = normal(width, config.readout_width) / width**0.5
+    bias = weight.__array_namespace__().zeros(config.readout_width, dtype=weight.dtype)
     return ModelParams(layers, Readout(weight, bias))
 
 
@@ -256,7 +256,10 @@ def forward(
     key: Array | None = None,
     resets: Array | None = None,
 ) -> tuple[Array, tuple]:
-    """Compute the scores of a batch of sequences: logits for "cross_entropy", the predicted values for "mse".
+    """Compute the scores of a batch of sequences: logits of classes or of yes, or the predicted values.
+
+    For "gaussian" and "laplace" the scores are 2C, all locations before what the scales are made of;
+    `jlstm.objectives.mean_and_deviation` reads them.
 
     Args:
         params: the network's parameters; their dtype decides, and `xs` and `state` are cast to it.

@@ -1,5 +1,7 @@
 """`LSTMNetwork`: the documented train and predict interface, a thin shell over the pure functions."""
 
+import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from os import PathLike
@@ -14,17 +16,23 @@ from jlstm.cells import LSTM, Cell
 from jlstm.checkpoint import Saved, load, save
 from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
-from jlstm.data import Streams, Windows
+from jlstm.data import Streams, Windows, filled_up
 from jlstm.devices import everywhere, replicate
-from jlstm.inputs import as_batch, as_predictions, as_sequences, check_text
+from jlstm.forecasting import Feedback, check_feeds_itself, check_has_samples, forecast
+from jlstm.inputs import as_batch, as_predictions, as_sequences, as_series, check_text
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
+from jlstm.objectives import known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.training import Report, TrainState, batches_of, evaluate, fit, fresh_state
+from jlstm.scaling import Scalings, restored, scaling_of, standardized
+from jlstm.series import SeriesWindows
+from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate, fit, fresh_state
 
-__all__ = ["History", "LSTMNetwork"]
+__all__ = ["History", "LSTMNetwork", "Moment"]
+
+EVALUATED = 256  # how many sequences are evaluated together
 
 
 class History(NamedTuple):
@@ -33,10 +41,25 @@ class History(NamedTuple):
     Attributes:
         loss: the mean loss of each epoch's mini-batches, taken while the epoch trains.
         validation: the loss on the validation data after each epoch; empty where there was none.
+        accuracy: the share of the validation data's classes, or answers yes or no, that was right after each epoch;
+            empty where there was none.
     """
 
     loss: tuple[float, ...] = ()
     validation: tuple[float, ...] = ()
+    accuracy: tuple[float, ...] = ()
+
+
+class Moment(NamedTuple):
+    """Where a training stands when it calls back.
+
+    Attributes:
+        epoch: how many epochs of this call are done, in fractions.
+        history: the losses of this call's finished epochs.
+    """
+
+    epoch: float
+    history: History
 
 
 class _Trained(NamedTuple):
@@ -49,6 +72,7 @@ class _Trained(NamedTuple):
     history: History
     on: str = ""
     epochs: int = 0
+    scalings: Scalings | None = None
 
 
 class LSTMNetwork:
@@ -57,9 +81,11 @@ class LSTMNetwork:
     Args:
         input_size: the number of features I of one time step.
         hidden_size: the number of hidden units H.
-        output_size: the number of outputs C: classes for "cross_entropy", values for "mse".
-        apply_softmax: whether `predict` returns probabilities instead of logits; training works on logits always.
-        loss: "cross_entropy" or "mse".
+        output_size: the number of outputs C: classes, values, or questions that are answered by yes or no.
+        apply_softmax: whether `predict` returns probabilities instead of logits: of classes the softmax, of yes the
+            sigmoid, which is the softmax of a logit beside 0. Training works on logits always.
+        loss: "cross_entropy" for one of C classes, "binary_cross_entropy" for C answers yes or no, "mse" for C values,
+            "gaussian" or, for heavy tails, "laplace" for C values with the distribution that each is of.
         target: "each": a target for each time step; "last" and "mean": one for the whole sequence, read at its end or
             from the mean of the outputs, which classifies better.
         inputs: "features": sequences of numbers, `[T, I]`; "tokens": sequences of ids below I, `[T]`.
@@ -80,6 +106,9 @@ class LSTMNetwork:
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
             factor; by default a cosine from 1 to 0.
         input_scale: how much wider the candidate's input weights are drawn; by default `default_input_scale`.
+        standardize: whether features, and values to tell, are brought to mean 0 and standard deviation 1 by what the
+            data of the first training have. All that is returned is on their own scale, but losses: those are of the
+            values so scaled, where 1 is what the mean of all would have as "mse".
         progress: whether `train` shows its progress on standard error.
 
     Raises:
@@ -119,6 +148,7 @@ class LSTMNetwork:
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
         input_scale: float | None = None,
+        standardize: bool = False,
         progress: bool = True,
     ) -> None:
         config = LSTMConfig(
@@ -142,8 +172,11 @@ class LSTMNetwork:
         scale = default_input_scale(config) if input_scale is None else input_scale
         self.config = replace(config, input_scale=scale)
         self.apply_softmax, self.progress = switch("apply_softmax", apply_softmax), switch("progress", progress)
-        if self.apply_softmax and loss == "mse":
-            raise ValueError("apply_softmax: expected False with loss='mse', whose outputs are values, got True")
+        if self.apply_softmax and config.objective.probabilities is None:
+            raise ValueError(f"apply_softmax: expected False with loss={loss!r}, whose outputs are values, got True")
+        self.standardize = switch("standardize", standardize)
+        if self.standardize and inputs == "tokens":
+            raise ValueError("standardize: expected False with inputs='tokens', which are no numbers, got True")
         self.batch_size = None if batch_size is None else whole_number("batch_size", batch_size, least=1)
         seed = whole_seed("seed", seed)
         params = draw_params(seed, self.config)
@@ -153,7 +186,7 @@ class LSTMNetwork:
     def __repr__(self) -> str:
         config, on = self.config, self._trained.on
         inputs = f"{config.input_size} {config.inputs.removesuffix('s' * (config.input_size == 1))}"
-        outputs = "classes" if config.loss == "cross_entropy" else f"value{'s' * (config.output_size > 1)}"
+        outputs = config.objective.answers.removesuffix("s" * (config.output_size == 1))
         trained = f", trained on {on}" if on else ""
         return f"LSTMNetwork({inputs}, {summary(config)}, {config.output_size} {outputs}{trained})"
 
@@ -186,8 +219,10 @@ class LSTMNetwork:
         epochs: int = 100,
         learning_rate: float = 0.01,
         decay_rate: float = 0.0,
-        periodic_callback: Callable[[], Any] | None = None,
+        periodic_callback: Callable[..., Any] | None = None,
         *,
+        weights: Any = None,
+        class_weights: Any = None,
         callback_every: float | None = None,
         validation: Any = None,
         keep_best: bool = False,
@@ -201,22 +236,31 @@ class LSTMNetwork:
 
         Args:
             X: the sequences: `[N, T, I]`, `[N, T]` for one feature or for tokens, a list of N sequences that may differ
-                in length, or, in place of X and Y, `Windows` or `Streams` of a long text. `[N, 1]` of one feature
-                is refused, as it may be one sequence, `X[None]`, or many of one step, `X[:, None]`.
-            Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`, for "mse"
-                `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output; without T where the target is "last" or "mean".
+                in length, or, in place of X and Y, `SeriesWindows` of tables, or `Windows` or `Streams` of a long text.
+                `[N, 1]` of one feature is refused, as it may be one sequence, `X[None]`, or many of one step,
+                `X[:, None]`.
+            Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`; else values, or for
+                "binary_cross_entropy" booleans or probabilities of yes, `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for
+                one output; without T where the target is "last" or "mean". NaN, and the class id -100, are unknown and
+                do not count.
             epochs: how often to go through all sequences.
             learning_rate: the learning rate to start from.
             decay_rate: how much is added to the divisor of the learning rate an epoch.
-            periodic_callback: called without arguments every `callback_every` epochs, between two compiled calls; it
-                may call `predict`, and ends the training by raising `StopIteration`.
+            periodic_callback: called every `callback_every` epochs, between two compiled calls, without arguments, or
+                with the `Moment` if it takes one; it may call `predict`, and ends the training by raising
+                `StopIteration`.
+            weights: how much each target counts, numbers from 0 up: `[N]`, `[N, T]` with a target for each step, or one
+                for each output of those that are no classes, an array or a list as X is. The loss is the weighted mean.
+            class_weights: how much each class counts, `[C]`, or no and yes, `[2]`; in the validation too.
             callback_every: a number of epochs, up to `epochs`, or a part of one where an epoch takes long; by default a
                 twenty-fifth of `epochs`.
-            validation: `(X, Y)` or `Windows`, on which the loss is computed after each epoch.
+            validation: `(X, Y)`, `(X, Y, weights)`, `SeriesWindows` or `Windows`, on which the loss and, of classes and
+                questions, the accuracy are computed after each epoch.
             keep_best: whether the network is in the end the one with the lowest validation loss of this call's epochs,
                 however the training ended; another training goes on from there. The callback sees the current one.
             patience: how many epochs in a row without a lower validation loss end the training; None for any number.
-                The learning rate falls as if all `epochs` were to come.
+                The learning rate falls as if all `epochs` were to come: a training that may end at any time wants
+                `schedule=jlstm.optimizers.constant`, or as few epochs as it needs.
 
         Returns:
             The losses of this call's epochs, also of those that were not kept.
@@ -225,33 +269,36 @@ class LSTMNetwork:
             TypeError, ValueError: an argument does not fit; the message names it, and nothing was changed.
             FloatingPointError: the loss became NaN; the network keeps its last finite parameters, or the best.
         """
-        data = self._data(X, Y, ("X", "Y"))
-        held_out = None if validation is None else self._validation(validation)
+        data = self._data(X, Y, ("X", "Y"), weights, class_weights)
+        held_out = None if validation is None else self._validation(validation, class_weights)
         epochs = whole_number("epochs", epochs, least=0)
-        every = _callback_every(periodic_callback, callback_every, epochs)
+        callback = _callback(periodic_callback)
+        every = _callback_every(callback, callback_every, epochs)
         if switch("keep_best", keep_best) and held_out is None:
             raise ValueError("keep_best: expected False without validation, got True")
         patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, (data.streams or data.sequences) // 15))
-        reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
         before = self._trained
+        scalings = before.scalings or (self._scalings_of(data) if self.standardize else None)
+        data, held_out = _scaled(data, scalings), _scaled(held_out, scalings)
+        reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
         sequences = data.sequences
 
         def trained(report: Report, history: History) -> _Trained:
             done = before.epochs + report.epoch + int(report.part)
             on = f"{sequences:,} sequence{'s' * (sequences > 1)} for {done} epoch{'s' * (done > 1)}"
-            return _Trained(report.state, history, on, done)
+            return _Trained(report.state, history, on, done, scalings)
 
-        def check(report: Report) -> tuple[Report | None, float | None]:
+        def check(report: Report) -> tuple[Report | None, Evaluation | None]:
             if held_out is None:
                 return None, None
             params = evaluation_params(report.state.opt_state, report.state.params)
-            loss = evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs)
-            return report if keep_best else None, loss
+            found = evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs)
+            return report if keep_best else None, found
 
         def keep(stands: Standing) -> None:
-            history = History(before.history.loss + stands.losses, before.history.validation + stands.validation)
-            self._trained = trained(stands.report, history)
+            new = _history(stands)
+            self._trained = trained(stands.report, History(*map(tuple.__add__, before.history, new)))
 
         learned = learn(
             reports,
@@ -260,7 +307,7 @@ class LSTMNetwork:
             patience=patience,
             progress=Progress(epochs, sequences) if self.progress else None,
             keep=keep,
-            callback=None if periodic_callback is None else lambda _: periodic_callback(),
+            callback=None if callback is None else lambda stands: callback(Moment(stands.epochs, _history(stands))),
             callback_every=every,
         )
         if learned.best is not None and learned.best.kept is not None:
@@ -270,55 +317,136 @@ class LSTMNetwork:
                 raise learned.error
         finally:
             del learned  # the error knows this frame: each would keep the other alive, and all data with them
-        loss, validation_loss = (new[len(old) :] for new, old in zip(self.history, before.history, strict=True))
-        return History(loss, validation_loss)
+        return History(*(new[len(old) :] for new, old in zip(self.history, before.history, strict=True)))
 
-    def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
+    def evaluate(self, X: Any, Y: Any = None, *, weights: Any = None, class_weights: Any = None) -> Evaluation:
+        """Compute the loss and, of classes and questions, the accuracy on sequences with their targets.
+
+        Args:
+            X, Y, weights, class_weights: as for `train`; `Streams` have no evaluation.
+
+        Returns:
+            The `Evaluation`, the means over all targets that count; its `accuracy` is None of values.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; the message names it.
+        """
+        data = _scaled(self._without_streams(X, Y, ("X", "Y"), weights, class_weights), self._trained.scalings)
+        return evaluate(self.params, data, batch_size=EVALUATED, config=self.config)
+
+    def predict(self, x: Any, *, return_std: bool = False) -> Any:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
 
         Args:
             x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`, or `[N, T]` of
                 tokens; or a list of arrays, each a sequence.
+            return_std: whether to return the standard deviations beside the means, of a network that tells them.
 
         Returns:
-            A column of outputs for each step in float32, probabilities where `apply_softmax` is set: `[T, C, 1]` for
-            one sequence, `[N, T, C, 1]` for a batch, a list for a list; without T where the target is "last" or "mean".
+            A column of outputs for each step in float32, probabilities where `apply_softmax` is set, for "gaussian" the
+            means, for "laplace" the medians: `[T, C, 1]` for one sequence, `[N, T, C, 1]` for a batch, a list for a
+            list; without T where the target is "last" or "mean". With `return_std` two of that, in a tuple.
 
         Raises:
-            TypeError, ValueError: x does not fit; the message says what was expected and what came.
+            TypeError, ValueError: `x` does not fit the network; the message says what was expected and what came.
         """
-        sequences, kind = as_sequences(x, self.config)
+        tells_std = self.config.objective.noise is not None
+        if switch("return_std", return_std) and not tells_std:
+            raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, which tells none, got True")
+        sequences, kind = self._sequences(x)
         outputs = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
-        return outputs[0] if kind == "one" else outputs
+        outputs, deviations = _each(self._on_their_scale, outputs)
+        if kind == "one":
+            outputs, deviations = outputs[0], deviations[0]
+        return (outputs, deviations) if return_std else outputs
+
+    def forecast(self, x: Any, steps: int, *, samples: int | None = None, seed: int | None = 0) -> np.ndarray:
+        """Forecast the values that come after sequences, each fed back; of a network whose outputs are its next inputs.
+
+        Args:
+            x: one sequence, a batch or a list, as for `predict`.
+            steps: how many steps to forecast; no number of them compiles anything anew.
+            samples: how many paths to draw, of a network with loss "gaussian" or "laplace"; quantiles over them are
+                those of the path, whose uncertainty grows from step to step. None for the one path on which each value
+                is the mean, or median, of its step.
+            seed: of the samples; None for others each time.
+
+        Returns:
+            The values, `[steps, C, 1]` for one sequence, else `[N, steps, C, 1]`; with `samples` as first axis where
+            they are given; in float32.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit, or the network does not read what it tells; the message
+                names it.
+
+        Example:
+            >>> network = LSTMNetwork(1, 16, 1, loss="gaussian", progress=False)
+            >>> network.forecast([0.0, 0.5, 1.0], 4, samples=100).shape
+            (100, 4, 1, 1)
+        """
+        check_feeds_itself(self.config, "forecast")
+        steps = whole_number("steps", steps, least=1)
+        if samples is not None:
+            samples = whole_number("samples", samples, least=1)
+            check_has_samples(self.config)
+        seed = whole_seed("seed", seed)
+        sequences, kind = self._sequences(x)
+        lengths = None
+        if isinstance(sequences, list):
+            lengths = np.array([len(sequence) for sequence in sequences])
+            sequences = np.stack([filled_up(sequence, lengths.max()) for sequence in sequences])
+        feedback, scalings = None, self._trained.scalings
+        if scalings is not None and scalings.targets is not None:
+            into, out = scalings.inputs, scalings.targets
+            feedback = Feedback(out.deviation / into.deviation, (out.mean - into.mean) / into.deviation)
+        paths = forecast(
+            self.params,
+            sequences,
+            steps,
+            self.config,
+            lengths=lengths,
+            samples=samples,
+            key=None if samples is None else jax.random.key(seed),
+            feedback=feedback,
+        )
+        if scalings is not None and scalings.targets is not None:
+            paths = restored(paths, scalings.targets)
+        return paths[..., 0, :, :, None] if kind == "one" else paths[..., None]
 
     def loss_function(self, predictions: Any, targets: Any) -> float:
         """Return the mean loss of what `predict` returned.
 
         Args:
-            predictions: what `predict` returned.
+            predictions: what `predict` returned; of "gaussian" and "laplace" with `return_std`.
             targets: the targets of the same sequences, in any form that `train` takes.
 
         Returns:
-            The mean over all steps, of probabilities by their logarithm, floored at the smallest normal float32.
+            The mean over all known targets; of probabilities by their logarithm, floored at the least normal float32.
 
         Raises:
             TypeError, ValueError: an argument does not fit.
         """
-        losses = []
-        for prediction, target in as_predictions(predictions, targets, self.config):
-            if self.config.loss == "mse":
-                losses.append(((prediction - target) ** 2).mean(axis=1))
-                continue
-            if self.apply_softmax:
-                logs = np.log(np.maximum(prediction, np.finfo(np.float32).tiny))
-            else:
-                logs = prediction - np.logaddexp.reduce(prediction, axis=1, keepdims=True)
-            one_hot = np.eye(self.config.output_size)[target] if target.ndim == 1 else target
-            losses.append(-(one_hot * logs).sum(axis=1))
-        return float(np.concatenate(losses).mean())
+        objective, scalings = self.config.objective, self._trained.scalings
+        if objective.noise is None:
+            pairs: Any = as_predictions(predictions, targets, self.config)
+        else:
+            if not isinstance(predictions, tuple) or len(predictions) != 2:
+                expected = "(means, deviations), as predict(x, return_std=True) returns them"
+                raise TypeError(f"predictions: expected {expected}, got {type(predictions)}")
+            means, deviations = (as_predictions(part, targets, self.config) for part in predictions)
+            pairs = [((mean, std), target) for (mean, target), (std, _) in zip(means, deviations, strict=True)]
+        total, count = 0.0, 0
+        for prediction, target in pairs:
+            if scalings is not None and scalings.targets is not None:
+                prediction, target = _on_trained_scale(prediction, target, scalings.targets)
+            counts = known(target)
+            places = counts.all(axis=-1) if objective.answers == "classes" and target.ndim == 2 else counts
+            losses = objective.losses_of_predictions(prediction, np.where(counts, target, 0), self.apply_softmax)
+            total, count = total + losses[places].sum(), count + int(places.sum())
+        return float(total / max(count, 1))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the network to a file, in one step: its parameters and its configuration, not the optimiser's state.
+        """Write the network to a file, in one step: parameters, configuration and scaling, not the optimiser's state.
 
         Args:
             path: the file; one that is there is replaced.
@@ -326,7 +454,8 @@ class LSTMNetwork:
         Raises:
             OSError: the file can't be written.
         """
-        save(path, Saved(self.params, self.config, None, self.apply_softmax, self._trained.on))
+        about = self.apply_softmax, self._trained.on, self.standardize, self._trained.scalings
+        save(path, Saved(self.params, self.config, None, *about))
 
     @class_only
     def load(
@@ -363,6 +492,7 @@ class LSTMNetwork:
         network = cls(
             **options,
             apply_softmax=saved.apply_softmax,
+            standardize=saved.standardize,
             seed=seed,
             optimizer=optimizer,
             batch_size=batch_size,
@@ -371,7 +501,7 @@ class LSTMNetwork:
         )
         network.config = saved.config
         network.params = saved.params
-        network._trained = network._trained._replace(on=saved.trained_on)
+        network._trained = network._trained._replace(on=saved.trained_on, scalings=saved.scalings)
         return network
 
     def _fit(self, data: Any, epochs: int, batch_size: int, learning_rate: Any, decay_rate: Any) -> Iterator[Report]:
@@ -396,28 +526,115 @@ class LSTMNetwork:
             shape=self._schedule,
         )
 
-    def _data(self, X: Any, Y: Any, names: tuple[str, str]) -> Any:
+    def _data(self, X: Any, Y: Any, names: tuple[str, str], weights: Any = None, class_weights: Any = None) -> Any:
+        dtype = np.float64 if self.standardize else np.float32  # where the mean is large, the rest is small beside it
+        if isinstance(X, SeriesWindows):
+            _refuse(X, {names[1]: Y, "weights": weights})
+            return as_series(X, self.config, names[0], class_weights=class_weights, dtype=dtype)
         if isinstance(X, (Windows, Streams)):
-            if Y is not None:
-                kind = type(X).__name__
-                raise ValueError(f"{names[1]}: expected None, since {kind} hold their own targets, got {type(Y)}")
+            _refuse(X, {names[1]: Y, "weights": weights, "class_weights": class_weights})
+            if self.standardize:
+                raise ValueError(f"{names[0]}: expected sequences of numbers with standardize=True, got {type(X)}")
             return check_text(X, self.config, names[0])
         if Y is None:
             raise ValueError(f"{names[1]}: expected targets for the sequences of {names[0]}, got None")
-        return as_batch(X, Y, self.config, names)
+        return as_batch(X, Y, self.config, names, weights=weights, class_weights=class_weights, dtype=dtype)
 
-    def _validation(self, validation: Any) -> Any:
-        if isinstance(validation, Windows):
-            return check_text(validation, self.config, "validation")
-        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-            raise TypeError(f"validation: expected (X, Y) or Windows, got {type(validation)}")
-        X, Y = validation
-        return self._data(X, Y, ("validation[0]", "validation[1]"))
+    def _without_streams(
+        self, X: Any, Y: Any, names: tuple[str, str], weights: Any = None, class_weights: Any = None
+    ) -> Any:
+        if isinstance(X, Streams):
+            raise TypeError(f"{names[0]}: expected sequences, SeriesWindows or Windows, got {type(X)}")
+        return self._data(X, Y, names, weights, class_weights)
+
+    def _validation(self, validation: Any, class_weights: Any) -> Any:
+        if isinstance(validation, (Windows, SeriesWindows)):
+            return self._data(validation, None, ("validation", "Y"), None, class_weights)
+        if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+            expected = "(X, Y), (X, Y, weights), SeriesWindows or Windows"
+            raise TypeError(f"validation: expected {expected}, got {type(validation)}")
+        X, Y, *weights = validation
+        names = "validation[0]", "validation[1]"
+        return self._without_streams(X, Y, names, weights[0] if weights else None, class_weights)
+
+    def _scalings_of(self, data: Any) -> Scalings:
+        inputs, targets = data.rows(self.config)
+        values = self.config.objective.answers == "values"
+        return Scalings(scaling_of(inputs), scaling_of(targets) if values else None)
+
+    def _sequences(self, x: Any) -> tuple[Any, str]:
+        """Return what to predict on, as the network reads it, and which of one, a batch and a list it was."""
+        scalings = self._trained.scalings
+        sequences, kind = as_sequences(x, self.config, np.float32 if scalings is None else np.float64)
+        if scalings is None:
+            return sequences, kind
+        return _each(lambda xs: (standardized(xs, scalings.inputs),), sequences)[0], kind
+
+    def _on_their_scale(self, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the network told, `[..., C, 1]`, and the deviations behind it, where there are any."""
+        size, scalings = self.config.output_size, self._trained.scalings
+        outputs, deviations = told[..., :size, :], told[..., size:, :]
+        if scalings is None or scalings.targets is None:
+            return outputs, deviations
+        scale = scalings.targets.deviation.astype(np.float32)[: deviations.shape[-2], None]
+        return restored(outputs[..., 0], scalings.targets)[..., None], deviations * scale
+
+
+def _refuse(data: Any, others: dict[str, Any]) -> None:
+    """Raise a ValueError unless what the data hold themselves is None."""
+    for name, value in others.items():
+        if value is not None:
+            kind = type(data).__name__
+            raise ValueError(f"{name}: expected None, since {kind} hold their own targets, got {type(value)}")
+
+
+def _each(function: Callable[[np.ndarray], tuple], arrays: Any) -> tuple:
+    """Return what a function returns of an array, or of each array of a list as lists."""
+    if isinstance(arrays, np.ndarray):
+        return function(arrays)
+    return tuple(map(list, zip(*map(function, arrays), strict=True)))
+
+
+def _scaled(data: Any, scalings: Scalings | None) -> Any:
+    """Return data as a network that standardises reads them."""
+    if scalings is None or data is None:
+        return data
+    into, out = scalings
+    return data.mapped(lambda xs: standardized(xs, into), lambda ys: ys if out is None else standardized(ys, out))
+
+
+def _on_trained_scale(prediction: Any, target: np.ndarray, scaling: Any) -> tuple[Any, np.ndarray]:
+    def of(values: np.ndarray) -> np.ndarray:
+        return (values - scaling.mean) / scaling.deviation
+
+    if isinstance(prediction, tuple):
+        mean, deviation = prediction
+        return (of(mean), deviation / scaling.deviation), of(target)
+    return of(prediction), of(target)
+
+
+def _history(stands: Standing) -> History:
+    return History(stands.losses, stands.validation, stands.accuracy)
+
+
+def _callback(callback: Any) -> Callable[[Moment], Any] | None:
+    """Return a callback that takes the moment, of one that takes none or one argument."""
+    if callback is None:
+        return None
+    if not callable(callback):
+        raise TypeError(f"periodic_callback: expected a callable, got {callback!r}")
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):  # of one that is not written in Python
+        return lambda _: callback()
+    for arguments in ((), (None,)):
+        with contextlib.suppress(TypeError):
+            signature.bind(*arguments)
+            return lambda moment: callback(*(moment,) * len(arguments))
+    raise TypeError(f"periodic_callback: expected a callable of no or one argument, got {callback!r} of {signature}")
 
 
 def _callback_every(callback: Any, every: Any, epochs: int) -> float:
-    if callback is not None and not callable(callback):
-        raise TypeError(f"periodic_callback: expected a callable, got {callback!r}")
     if every is None:
         return epochs / 25
     every = real_number("callback_every", every)
@@ -432,7 +649,7 @@ def default_input_scale(config: LSTMConfig) -> float:
     """Return how much wider than LeCun's `LSTMNetwork` draws the candidate's input weights.
 
     Where I numbers name one of C classes, neighbouring classes lie about I / C apart, and a unit must be as steep to
-    tell them apart: C / 2I, and 1 at the least. A regression has no classes, and steep units amplify its noise: 1.
+    tell them apart: C / 2I, and 1 at the least. Values have no classes, and steep units amplify their noise: 1.
 
     Args:
         config: the network.
@@ -444,6 +661,6 @@ def default_input_scale(config: LSTMConfig) -> float:
         >>> default_input_scale(LSTMConfig(input_size=1, hidden_size=250, output_size=50))
         25.0
     """
-    if config.loss == "mse":
+    if config.objective.answers != "classes":
         return 1.0
     return max(1.0, config.output_size / (2 * config.input_size))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -12,6 +11,7 @@ from jlstm.config import LSTMConfig
 from jlstm.data import LEAST_STEPS, filled_up, rounded_up
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, split_batch, to_whole_devices
 from jlstm.model import ModelParams, forward, weights_of
+from jlstm.objectives import told
 
 __all__ = ["predict"]
 
@@ -23,7 +23,7 @@ MOST_STEPS = 256
 def predict(
     params: ModelParams, sequences: np.ndarray | list[np.ndarray], config: LSTMConfig, *, apply_softmax: bool = False
 ) -> np.ndarray | list[np.ndarray]:
-    """Compute the scores of sequences of any lengths.
+    """Compute what a network tells of sequences of any lengths.
 
     They run in blocks of at most 256 sequences, or of a list 128 of similar lengths, and 256 steps, and the state is
     carried from block to block; where a network has to see all of a sequence at once, in blocks of fewer sequences and
@@ -37,7 +37,8 @@ def predict(
         apply_softmax: whether to return probabilities instead of logits.
 
     Returns:
-        For a batch `[N, T, C, 1]`, for a list a list of `[T, C, 1]`; without T where `config.target` is not "each".
+        For a batch `[N, T, C, 1]`, for a list a list of `[T, C, 1]`; without T where `config.target` is not "each". Of
+        "gaussian" and "laplace" 2C, the means and behind them the standard deviations.
 
     Example:
         >>> from jlstm.model import init_params
@@ -79,7 +80,7 @@ def _predict_block(
     mesh = mesh_for(rows, weights_of(params))
     height = to_whole_devices(rounded_up(rows, 5), mesh)
     params = replicate(params, mesh)
-    scores, state = np.empty((rows, time, config.output_size), np.float32), None
+    scores, state = np.empty((rows, time, config.readout_width), np.float32), None
     piece_steps = MOST_STEPS if config.in_pieces else time
     for start in range(0, time, piece_steps):
         count = min(time - start, piece_steps)
@@ -121,7 +122,7 @@ def _scores(
 
     def run(params: ModelParams, xs: Array, state: Any, lengths: Array) -> tuple[Array, Any]:
         scores, state = forward(params, xs, config, state, lengths)
-        return jax.nn.softmax(scores) if apply_softmax else scores, state if goes_on else None
+        return told(scores, config.objective, probabilities=apply_softmax), state if goes_on else None
 
     split = P(AXIS)
     in_specs = (P(), split, split, split if lengths.ndim else P())

@@ -39,9 +39,17 @@ class Progress:
         if self._terminal and epochs:
             self._renew("compiling")
 
-    def line(self, epochs_done: float, loss: float, speed: float | None, validation: float | None = None) -> str:
+    def line(
+        self,
+        epochs_done: float,
+        loss: float,
+        speed: float | None,
+        validation: float | None = None,
+        accuracy: float | None = None,
+    ) -> str:
         """Return the line for so many epochs, in fractions, at a speed in items a second, or at none yet known."""
-        checked = "" if validation is None else f" | validation {validation:.4f}"
+        right = "" if accuracy is None else f", {accuracy:.1%} right"
+        checked = "" if validation is None else f" | validation {validation:.4f}{right}"
         line = f"epoch {max(1, int(epochs_done))}/{self._epochs} | loss {loss:.4f}{checked}"
         if speed is None:
             return line
@@ -49,7 +57,9 @@ class Progress:
         clock = f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
         return f"{line} | {speed:,.0f} {self._unit}/s | {clock} left"
 
-    def update(self, epochs_done: float, loss: float, validation: float | None = None) -> None:
+    def update(
+        self, epochs_done: float, loss: float, validation: float | None = None, accuracy: float | None = None
+    ) -> None:
         """Show where the training stands, if it was not shown just before or if this is its end."""
         now = time.perf_counter()
         last = epochs_done >= self._epochs
@@ -61,7 +71,7 @@ class Progress:
         if not last and now - self._shown < (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
             return
         self._shown = now
-        line = self.line(epochs_done, loss, speed, validation)
+        line = self.line(epochs_done, loss, speed, validation, accuracy)
         if self._terminal:
             self._renew(line, end="\n" if last else "")
         else:

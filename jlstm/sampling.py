@@ -10,16 +10,16 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.checks import alike, class_ids, prng_key, real_number, whole_number
+from jlstm.checks import alike, class_ids, is_boxed, prng_key, real_number, whole_number
 from jlstm.config import LSTMConfig
 from jlstm.data import filled_up, inputs_of
-from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.inputs import check_scores_ids, is_boxed
-from jlstm.model import ModelParams, params_shapes, read_out, stepper, weights_of, zero_state
+from jlstm.devices import AXIS, compiled, mesh_for, replicate, split_batch, to_whole_devices
+from jlstm.inputs import check_scores_ids
+from jlstm.model import ModelParams, params_shapes, read_out, stepper, weights_of
+from jlstm.reading import read
 
 __all__ = ["generate", "stream"]
 
-READ = 1024  # how many ids of a prompt one compiled call reads
 PIECE = 32  # how many ids `stream` hands out at a time
 BLOCK = 1024  # for how many ids the noise is drawn at once, which costs less than step by step
 NOISE = 2**20  # many rows get shorter blocks, of at most so many numbers where that leaves room for a piece
@@ -184,13 +184,7 @@ def _pieces(
     mesh = mesh_for(rows, weights_of(params))
     width = to_whole_devices(rows, mesh)
     params, key = replicate((params, key), mesh)
-    h = np.zeros((width, config.output_width), params.readout.weight.dtype)
-    carry = scatter((h, zero_state(params, width, cell=config.cell)), mesh)
-    for start in range(0, prompts.shape[1], READ):
-        ids = filled_up(prompts[:, start : start + READ], width, READ)
-        real = np.clip(counts - start, 0, READ).astype(np.int32)
-        scores, carry = _read(params, ids, carry, filled_up(real, width) if real.ndim else real, config, mesh=mesh)
-    _, state = carry
+    scores, state = read(params, prompts, counts, width, config, mesh)
     block = min(BLOCK, max(PIECE, NOISE // (width * config.output_size)))
     for start in range(0, length, block):
         noise = _noise(key, start, choice.temperature, shape=(block, width, config.output_size))
@@ -213,35 +207,6 @@ def _until(stop: np.ndarray, pieces: Iterator[np.ndarray], rows: int) -> Iterato
         recent, over = text[:, piece.shape[1] :], over_after[:, -1:]
         if over.all():
             return
-
-
-@compiled(static_argnames="mesh")
-def _read(
-    params: ModelParams, ids: Array, carry: tuple, counts: Array, config: LSTMConfig, *, mesh: Mesh | None
-) -> tuple[Array, tuple]:
-    """Read the first ids of each row, so many as `counts` says: one compiled shape for prompts of every length.
-
-    What is carried is the top layer's output and the state; a row that has nothing to read keeps both.
-    """
-
-    def read(params: ModelParams, ids: Array, carry: tuple, counts: Array) -> tuple[Array, tuple]:
-        step = stepper(params, config)
-
-        def body(t: Array, carry: tuple) -> tuple:
-            after = step(inputs_of(ids[:, t], config), carry[1])
-            if counts.ndim == 0:
-                return after
-            return jax.tree.map(lambda new, old: jnp.where(reads(t, new), new, old), after, carry)
-
-        def reads(t: Array, like: Array) -> Array:
-            return (t < counts).reshape(-1, *[1] * (like.ndim - 1))
-
-        h, state = lax.fori_loop(0, counts.max(), body, carry)
-        return read_out(params.readout, h), (h, state)
-
-    split = P(AXIS)
-    in_specs = P(), split, split, split if counts.ndim else P()
-    return split_batch(read, mesh, in_specs, split)(params, ids, carry, counts)
 
 
 @compiled(static_argnames="shape")

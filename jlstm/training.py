@@ -17,7 +17,7 @@ from jlstm.checks import alike, describe, prng_key
 from jlstm.config import LSTMConfig, check_config
 from jlstm.data import Batch, Data, filled_up, rounded_up, take
 from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.losses import summed_loss
+from jlstm.losses import summed_evaluation, summed_loss
 from jlstm.model import ModelParams, params_shapes, weights_of, zero_state
 from jlstm.optimizers import (
     IDLE,
@@ -30,7 +30,7 @@ from jlstm.optimizers import (
     transformation,
 )
 
-__all__ = ["Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
+__all__ = ["Evaluation", "Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
 # For `_lay_out`, a guess at what a time step of a mini-batch takes, forward and backward: so many seconds and those of
 # its arithmetic, and with lengths so much longer.
@@ -126,8 +126,10 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, .
                 lengths=batch.lengths,
                 key=key,
                 resets=batch.resets,
+                weights=batch.weights,
             )
-            return total / jnp.maximum(_sum(real), 1), memory
+            weight = _sum(real)
+            return total / jnp.where(weight > 0, weight, 1), memory
 
         def loss_and_grads(params: ModelParams) -> tuple[Array, Any, Any]:
             own = each_its_own(params, axis_name)
@@ -268,8 +270,20 @@ def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float) 
     return sum(-(-len(rows) // width) for rows, _ in _divided(data, batch_size, params, epochs))
 
 
-def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMConfig, times: int = 1) -> float:
-    """Return the mean loss over all real steps of `data`, computed in batches of `batch_size` sequences.
+class Evaluation(NamedTuple):
+    """How well a network does on some data.
+
+    Attributes:
+        loss: the mean loss over all targets that count, weighted where there are weights.
+        accuracy: the share of them that is right, each counted once; None of values, which are never right or wrong.
+    """
+
+    loss: float
+    accuracy: float | None = None
+
+
+def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMConfig, times: int = 1) -> Evaluation:
+    """Return the mean over all targets of `data` that count, computed in batches of `batch_size` sequences.
 
     Args:
         params: the network's parameters.
@@ -280,11 +294,11 @@ def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMCo
             `_lay_out`).
 
     Returns:
-        The loss.
+        The `Evaluation`.
     """
     parts = _parts(data, batch_size, params, times, config)
     mesh = parts[0].mesh
-    params, sums = replicate((params, (_zero(), _zero())), mesh)
+    params, sums = replicate((params, (_zero(),) * 4), mesh)
     for part in parts:
         order = filled_up(_batches(np.arange(part.data.sequences), part.batches, part.width), part.most)
         held = part.data.with_room(config, roomy=part.roomy, masked=part.masked)
@@ -293,11 +307,14 @@ def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMCo
         while start < part.batches:
             stop = min(start + size, part.batches)
             began = time.perf_counter()
-            sums = _sum_losses(sums, params, held, order, start, stop, config=config, masked=part.masked, mesh=mesh)
+            sums = _add_evaluations(
+                sums, params, held, order, start, stop, config=config, masked=part.masked, mesh=mesh
+            )
             jax.block_until_ready(sums)
             size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
             start = stop
-    return float(sums[0]) / max(float(sums[1]), 1.0)
+    loss, weight, right, count = map(float, sums)
+    return Evaluation(loss / (weight or 1.0), right / (count or 1.0) if config.objective.right else None)
 
 
 def _zero() -> np.ndarray:
@@ -470,8 +487,8 @@ def _train_steps(
 
 
 @compiled(static_argnames=("config", "masked", "mesh"))
-def _sum_losses(
-    sums: tuple[Array, Array],
+def _add_evaluations(
+    sums: tuple,
     params: ModelParams,
     data: Data,
     order: Array,
@@ -481,15 +498,23 @@ def _sum_losses(
     config: LSTMConfig,
     masked: bool,
     mesh: Mesh | None,
-) -> tuple[Array, Array]:
-    def add(sums: tuple[Array, Array], params: ModelParams, data: Data, order: Array) -> tuple[Array, Array]:
-        def body(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+) -> tuple:
+    """Add what `summed_evaluation` finds in the batches `start` to `stop` of `order`."""
+
+    def add(sums: tuple, params: ModelParams, data: Data, order: Array) -> tuple:
+        def body(k: Array, sums: tuple) -> tuple:
             batch = take(data, order[k], config, masked=masked)
-            total, (real, _) = summed_loss(
-                params, batch.xs, batch.ys, config, lengths=batch.lengths, resets=batch.resets
+            found = summed_evaluation(
+                params,
+                batch.xs,
+                batch.ys,
+                config,
+                lengths=batch.lengths,
+                resets=batch.resets,
+                weights=batch.weights,
             )
-            found = lax.psum((total, real), AXIS) if mesh else (total, real)
-            return sums[0] + found[0], sums[1] + found[1]
+            found = lax.psum(found, AXIS) if mesh else found
+            return jax.tree.map(jnp.add, sums, found)
 
         return lax.fori_loop(start, stop, body, sums)
 

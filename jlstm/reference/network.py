@@ -120,6 +120,7 @@ def loss_and_grad(
     state: Any = None,
     lengths: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     masks: Any = None,
 ) -> tuple[float, Any]:
     """Compute the loss, and its gradient by backpropagation through time (Werbos 1990).
@@ -127,13 +128,15 @@ def loss_and_grad(
     Args:
         params, xs, state, lengths, resets, masks: as for `forward`.
         ys: what the scores should be at `"each"` step: integer ids `[B, T]` or float probabilities `[B, T, C]` for the
-            cross-entropy, float values `[B, T, C]` for the squared error. For `"last"` and `"mean"` without the `T`.
+            cross-entropy, floats `[B, T, C]` for all others. For `"last"` and `"mean"` without the `T`. The id -100 and
+            NaN are unknown, and have a weight of zero.
         config: as for `forward`, and names the `loss`.
+        weights: how much each target counts, floats `[B]` or more axes of the targets; None is 1.
 
     Returns:
-        The loss, a mean over the real steps or, for `"last"` and `"mean"`, over the sequences that have one (for the
-        squared error over the outputs too), and its gradient, float64 in the shapes of `params`. Both are zero if no
-        step is real.
+        The loss, a weighted mean over the real steps or, for `"last"` and `"mean"`, over the sequences that have one
+        (where those are no classes, over the outputs too), and its gradient, float64 in the shapes of `params`. Both
+        are zero if all weights are.
 
     Example:
         >>> from jlstm import LSTMConfig, LSTMParams, ModelParams, Readout
@@ -143,24 +146,43 @@ def loss_and_grad(
         >>> round(loss, 3), grad.readout.bias.tolist()  # the loss is log 4
         (1.386, [0.25, 0.25, -0.75, 0.25])
     """
-    network, ys = _network(params, xs, config, state, lengths, resets, masks), np.asarray(ys)
+    network = _network(params, xs, config, state, lengths, resets, masks)
     readout = network.params.readout
-    loss, grad, count = 0.0, mapped(np.zeros_like, network.params), 0
+    ys, weights = _weighted(np.asarray(ys), weights, len(readout.bias), config)
+    loss, grad, total = 0.0, mapped(np.zeros_like, network.params), 0.0
     for b in np.flatnonzero(network.lengths).tolist():
         layers = _sequence(network, b)
         outputs, runs = _run(network, layers, b)
         rows = _compared(config, layers[-1], outputs)
-        y = ys[b, : len(rows)] if config.target == "each" else ys[b, None]
+        y, weight = ys[b, : len(rows)], weights[b, : len(rows)]
         scores = rows @ readout.weight + readout.bias
-        losses, dscores = LOSSES[config.loss](scores, _rows(y, len(readout.bias)))
+        losses, dscores = LOSSES[config.loss](scores, y, weight)
 
         dreadout = type(readout)(weight=rows.T @ dscores, bias=dscores.sum(axis=0))
         doutputs = _compared_back(config, layers[-1], outputs, dscores @ readout.weight.T)
         dlayers = _run_back(network, layers, runs, doutputs)
         grad = mapped(np.add, grad, type(params)(layers=dlayers, readout=dreadout))
-        loss, count = loss + losses.sum(), count + len(losses)
-    grad = mapped(lambda total: total / max(count, 1), grad)
-    return float(loss / max(count, 1)), _drop_connect(grad, masks)
+        loss, total = loss + losses.sum(), total + weight.mean(axis=1).sum()
+    grad = mapped(lambda sums: sums / (total or 1), grad)
+    return float(loss / (total or 1)), _drop_connect(grad, masks)
+
+
+def _weighted(ys: Array, weights: Any, size: int, config: Any) -> tuple[Array, Array]:
+    """Targets as floats `[B, T, ...]`, and the weights of the answers `[B, T, 1]` or `[B, T, C]`; T is 1 for one each."""
+    if config.target != "each":
+        ys = ys[:, None]
+    if np.issubdtype(ys.dtype, np.integer) and config.loss == "cross_entropy":
+        unknown, ids = (ys == -100)[..., None], ys
+        ys = np.stack([_rows(np.where(row == -100, 0, row), size) for row in ids])
+    elif config.loss == "cross_entropy":
+        unknown = np.isnan(ys).any(axis=-1, keepdims=True)
+    else:
+        unknown = np.isnan(ys) if np.issubdtype(ys.dtype, np.floating) else ys == -100
+    weights = np.ones(len(ys)) if weights is None else _float64(weights)
+    if config.target != "each" and weights.ndim > 1:
+        weights = weights[:, None]
+    weights = weights.reshape(weights.shape + (1,) * (3 - weights.ndim))
+    return np.where(unknown, 0, ys).astype(np.float64), np.where(unknown, 0, np.broadcast_to(weights, unknown.shape))
 
 
 def _network(params: Any, xs: ArrayLike, config: Any, state: Any, lengths: Any, resets: Any, masks: Any) -> Network:
