@@ -9,10 +9,10 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.checks import whole_number
+from jlstm.checks import alike, finite_numbers, lengths_of, prng_key, shaped, whole_number
 from jlstm.config import LSTMConfig, check_config
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.model import ModelParams, check_reads_forwards, read_out, stepper, weights_of
+from jlstm.model import ModelParams, check_reads_forwards, params_shapes, read_out, stepper, weights_of
 from jlstm.objectives import location_and_scale
 from jlstm.reading import read
 
@@ -76,14 +76,19 @@ def forecast(
         (3, 2, 5, 1)
     """
     check_feeds_itself(config)
+    params = alike("params", params, params_shapes(config))
+    xs = finite_numbers("xs", shaped("xs", xs, batch=None, time=None, features=config.input_size))
     steps = whole_number("steps", steps, least=1)
     if samples is not None:
         samples = whole_number("samples", samples, least=1)
         check_has_samples(config)
-    batch = len(xs)
-    counts = np.asarray(xs.shape[1] if lengths is None else lengths, np.int32)
+        key = prng_key("key", key)
+    batch, time = xs.shape[:2]
+    counts = np.asarray(time if lengths is None else lengths_of(lengths, batch))
+    if batch == 0 or counts.min() < 1 or counts.max() > time:
+        raise ValueError(f"lengths: expected from 1 to time = {time} steps of at least one sequence, got {counts}")
     mesh, width = _places(batch, params)
-    scores, state = read(replicate(params, mesh), np.asarray(xs, np.float32), counts, width, config, mesh)
+    scores, state = read(replicate(params, mesh), xs, counts.astype(np.int32), width, config, mesh)
 
     rows = batch * (samples or 1)
     mesh, width = _places(rows, params)

@@ -17,7 +17,7 @@ from jax import Array
 __all__ = ["OBJECTIVES", "UNKNOWN", "Objective", "known", "location_and_scale", "mean_and_deviation", "told"]
 
 UNKNOWN = -100  # the class id of a target that does not count, as in torch; of floats it is NaN
-LEAST_SCALE = 1e-3  # of a distribution: at 0, a series that stands still would have a likelihood without bound
+LEAST_SCALE = 1e-3  # as in torch: at 0, a series that stands still would have a likelihood without bound
 
 
 @dataclass(frozen=True)

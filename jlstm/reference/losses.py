@@ -82,7 +82,8 @@ def gaussian(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
         w: weights `[N, C]`.
 
     Returns:
-        The losses `[N]`, and their derivatives by s, `[N, 2C]`: by m `w (m - y) / d^2`, by d `w (1/d - (y - m)^2 / d^3)`.
+        The losses `[N]`, and their derivatives by s, `[N, 2C]`: by m `w (m - y) / d^2`, by d
+        `w (1/d - (y - m)^2 / d^3)`.
 
     Example:
         >>> losses, ds = gaussian(np.array([[1.0, 0.0]]), np.array([[1.0]]), np.ones((1, 1)))
@@ -104,7 +105,8 @@ def laplace(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
         w: weights `[N, C]`.
 
     Returns:
-        The losses `[N]`, and their derivatives by s, `[N, 2C]`: by m `w sign(m - y) / b`, by b `w (1/b - |y - m| / b^2)`.
+        The losses `[N]`, and their derivatives by s, `[N, 2C]`: by m `w sign(m - y) / b`, by b
+        `w (1/b - |y - m| / b^2)`.
 
     Example:
         >>> losses, ds = laplace(np.array([[1.0, 0.0]]), np.array([[0.0]]), np.ones((1, 1)))

@@ -168,7 +168,7 @@ def loss_and_grad(
 
 
 def _weighted(ys: Array, weights: Any, size: int, config: Any) -> tuple[Array, Array]:
-    """Targets as floats `[B, T, ...]`, and the weights of the answers `[B, T, 1]` or `[B, T, C]`; T is 1 for one each."""
+    """Targets as floats `[B, T, ...]`, and the weights of answers, `[B, T, 1]` or `[B, T, C]`; T is 1 for one each."""
     if config.target != "each":
         ys = ys[:, None]
     if np.issubdtype(ys.dtype, np.integer) and config.loss == "cross_entropy":
