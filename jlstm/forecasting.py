@@ -18,7 +18,7 @@ from jlstm.reading import read
 
 __all__ = ["Feedback", "check_feeds_itself", "forecast"]
 
-BLOCK = 1024  # how many steps one compiled call makes, at most, so that any number of them is made by the same
+BLOCK = 256  # how many steps one compiled call makes, at most, so that any number of them is made by the same
 NOISE = 2**20  # many rows get shorter blocks, of at most so many numbers
 LEAST_BLOCK = 16
 
