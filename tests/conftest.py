@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
     # The same programs, not optimised by LLVM, which takes longer than what most tests run: 81 s became 55 s.
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the examples of `jlstm.plots` where matplotlib is missing, which is optional."""
+    for item in items:
+        if item.name.startswith("jlstm.plots.") and find_spec("matplotlib") is None:
+            item.add_marker(pytest.mark.skip("needs matplotlib"))
 
 
 @pytest.fixture
