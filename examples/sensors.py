@@ -43,7 +43,7 @@ def read(path):
     try:
         import pandas
 
-        columns = pandas.read_csv(path, parse_dates=["time"], float_precision="round_trip")
+        columns = pandas.read_csv(path, parse_dates=["time"])
     except ImportError:
         with open(path, newline="") as file:
             header, *rows = ([cell or "nan" for cell in row] for row in csv.reader(file))
@@ -55,33 +55,28 @@ def read(path):
 
 
 def windows(pumps, target, span, stride=1):
-    """Return windows over a span of time, each with the temperature, or whether it failed, 24 hours behind its end."""
-    tables, targets = [], []
-    for times, readings, failed in pumps.values():
+    """Return windows over a span of time, each with what is known 24 hours behind its end."""
+    tables, targets = [], {"temperature": [], "failures": []}
+    for times, readings, failed in pumps:
         rows = slice(*np.searchsorted(times, span))
-        failures = np.convolve(failed, np.ones(AHEAD))[: len(failed)] > 0  # in the 24 hours up to each row
         tables.append(readings[rows])
-        targets.append((failures if target == "failures" else readings[:, TEMPERATURE])[rows])
-    return SeriesWindows(tables, LENGTH, targets=targets, ahead=AHEAD, stride=stride, fill="last")
+        targets["temperature"].append(readings[rows, TEMPERATURE])
+        targets["failures"].append(np.convolve(failed, np.ones(AHEAD))[rows] > 0)  # in the 24 hours up to each row
+    return SeriesWindows(tables, LENGTH, targets=targets[target], ahead=AHEAD, stride=stride, fill="last")
 
 
 def learn(file, training, validation, epochs, loss, class_weights=None):
-    """Train a network that tells one thing of each window, keep it in a file, and return what is in the file."""
-    network = LSTMNetwork(
-        len(READINGS), 32, 1, loss == "binary_cross_entropy", loss, target="last", standardize=True, progress=False
-    )
-    history = network.train(
-        training, None, epochs, 0.003, validation=validation, class_weights=class_weights, keep_best=True, patience=3
-    )
-    print(f"{file}: the best of {len(history.loss)} epochs, validation loss {min(history.validation):.3f}", flush=True)
+    """Train a network that tells one thing of each window, keep it in a file, and return what the file gives."""
+    network = LSTMNetwork(len(READINGS), 32, 1, loss=loss, target="last", standardize=True)
+    how = {"validation": validation, "keep_best": True, "patience": 3, "class_weights": class_weights}
+    network.train(training, epochs=epochs, learning_rate=0.003, **how)
     network.save(file)
     return LSTMNetwork.load(file)
 
 
 def probabilities(network, X):
-    """Return how likely a failure is: a network that counted each `MISSED` times tells so many times the odds."""
-    told = network.predict(X)[:, 0, 0]
-    return told / (told + MISSED * (1 - told))
+    """Return how likely failures are; from training that counted each `MISSED` times come so many times the odds."""
+    return 1 / (1 + MISSED * np.exp(-network.predict(X)[:, 0, 0]))
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -92,46 +87,40 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(arguments)
     if not options.data.exists():
         make(options.data)
-    pumps = read(options.data)
-    first, last = min(times[0] for times, *_ in pumps.values()), max(times[-1] for times, *_ in pumps.values())
-    cuts = [first, first + 0.7 * (last - first), first + 0.85 * (last - first), last + 1]
-    training, validation, test = pairwise(cuts)
+    names, pumps = zip(*read(options.data).items(), strict=True)
+    folder = options.data.parent
+    first, last = min(times[0] for times, *_ in pumps), max(times[-1] for times, *_ in pumps)
+    training, validation, test = pairwise(first + share * (last - first) for share in (0, 0.7, 0.85, 1))
 
-    file, held_out = options.data.with_name("temperature.npz"), windows(pumps, "temperature", validation)
-    forecaster = learn(file, windows(pumps, "temperature", training, stride=4), held_out, options.epochs, "mse")
+    to_train, to_check = windows(pumps, "temperature", training, stride=4), windows(pumps, "temperature", validation)
+    forecaster = learn(folder / "temperature.npz", to_train, to_check, options.epochs, "mse")
     X, Y = windows(pumps, "temperature", test).arrays("last")
-    forecasts, persistence = forecaster.predict(X)[:, 0, 0], X[:, -1, TEMPERATURE]
-    error, as_now = (float(np.sqrt(np.nanmean((guess - Y) ** 2))) for guess in (forecasts, persistence))
-    print(
-        f"Temperature in 24 hours: off by {error:.2f} °C (root mean square), the forecast 'as now' by {as_now:.2f} °C"
-    )
+    forecast, now = forecaster.predict(X)[:, 0, 0], X[:, -1, TEMPERATURE]
+    error, persistence = (float(np.sqrt(np.nanmean((guess - Y) ** 2))) for guess in (forecast, now))
+    print(f"Temperature in 24 hours: off by {error:.2f} °C (root mean square); 'as it is now' by {persistence:.2f} °C")
 
-    file, held_out = options.data.with_name("failures.npz"), windows(pumps, "failures", validation)
-    weighted = "binary_cross_entropy", [1, MISSED]
-    warner = learn(file, windows(pumps, "failures", training, stride=4), held_out, options.epochs, *weighted)
-    X, failing = held_out.arrays("last")
+    to_train, to_check = windows(pumps, "failures", training, stride=4), windows(pumps, "failures", validation)
+    warner = learn(folder / "failures.npz", to_train, to_check, options.epochs, "binary_cross_entropy", [1, MISSED])
+    X, Y = to_check.arrays("last")
     told = probabilities(warner, X)
-    threshold = min(told, key=lambda t: MISSED * (failing & (told < t)).sum() + (~failing & (told >= t)).sum())
-    X, failing = windows(pumps, "failures", test).arrays("last")
+    threshold = min(told, key=lambda least: MISSED * Y[told < least].sum() + (~Y)[told >= least].sum())
+    X, Y = windows(pumps, "failures", test).arrays("last")
     warned = probabilities(warner, X) >= threshold
-    share, precision, recall = map(float, (failing.mean(), failing[warned].mean(), warned[failing].mean()))
-    print(f"Failure within 24 hours, as in {share:.1%} of the hours: warned in {recall:.0%} of them (recall); ", end="")
-    print(f"{precision:.0%} of the warnings are right (precision)")
+    share, recall, precision = float(Y.mean()), float(warned[Y].mean()), float(Y[warned].mean())
+    print(f"Failure within 24 hours, true of {share:.1%} of the hours: {recall:.0%} of them are warned of (recall),")
+    print(f"and {precision:.0%} of the warnings are right (precision), at a probability of {threshold:.0%} and more")
 
-    latest = [readings[-LENGTH:] for _, readings, _ in pumps.values()]
-    X, _ = SeriesWindows(latest, LENGTH, ahead=0, fill="last").arrays()
-    for name, x, warm, likely in zip(pumps, X, forecaster.predict(X)[:, 0, 0], probabilities(warner, X), strict=True):
-        advice = "look after it" if likely >= threshold else "no warning"
-        print(
-            f"Pump {name}: {x[-1, TEMPERATURE]:.0f} °C, in 24 hours {warm:.0f} °C; fails by then: {likely:.0%}, {advice}"
-        )
+    X, _ = SeriesWindows([table[-LENGTH:] for _, table, _ in pumps], LENGTH, ahead=0, fill="last").arrays()
+    for name, now, then, risk in zip(names, X, forecaster.predict(X)[:, 0, 0], probabilities(warner, X), strict=True):
+        print(f"Pump {name}: {now[-1, TEMPERATURE]:.0f} °C now, {then:.0f} °C in 24 hours; ", end="")
+        print(f"fails by then: {risk:.0%}{', look after it' if risk >= threshold else ''}")
     if options.plot:
-        draw(options.plot, {"A": pumps["A"]}, test, forecaster, warner, threshold)
-    return {"error": error, "as_now": as_now, "share": share, "precision": precision, "recall": recall}
+        draw(options.plot, pumps[:1], test, forecaster, warner, threshold)
+    return {"error": error, "persistence": persistence, "share": share, "recall": recall, "precision": precision}
 
 
 def draw(path, pump, span, forecaster, warner, threshold):
-    """Draw what was told of one pump: the temperature at the hour it is told for, the failures at the hour of telling."""
+    """Draw what was told of one pump: temperatures at the hour that they are for, failures at the hour of telling."""
     try:
         import matplotlib
     except ImportError:
@@ -139,23 +128,21 @@ def draw(path, pump, span, forecaster, warner, threshold):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    X, warm = windows(pump, "temperature", span).arrays("last")
+    X, temperature = windows(pump, "temperature", span).arrays("last")
     _, failing = windows(pump, "failures", span).arrays("last")
-    [(times, *_)] = pump.values()
-    figure, (above, below) = plt.subplots(2, figsize=(9, 6), sharex=True, layout="constrained")
-    above.plot(times[-len(X) :], X[:, -1, TEMPERATURE], color="#999999", linewidth=1, label="as 24 hours before")
-    above.plot(times[-len(X) :], warm, color="#0072b2", label="measured")
-    above.plot(times[-len(X) :], forecaster.predict(X)[:, 0, 0], color="#d55e00", label="forecast 24 hours before")
+    days = np.arange(len(X)) / 24
+    figure, (above, below) = plt.subplots(2, figsize=(8, 5.5), sharex=True, layout="constrained")
+    above.plot(days + 1, X[:, -1, TEMPERATURE], color="#999999", linewidth=1, label="the same as 24 hours before")
+    above.plot(days + 1, temperature, color="#0072b2", label="measured")
+    above.plot(days + 1, forecaster.predict(X)[:, 0, 0], color="#d55e00", label="forecast 24 hours before")
     above.set_ylabel("temperature, °C")
-    hours = times[-len(X) - AHEAD : -AHEAD]
-    below.fill_between(hours, 0, 1, where=failing, color="#56b4e9", alpha=0.5, lw=0, label="fails within 24 hours")
-    below.plot(hours, probabilities(warner, X), color="#d55e00", label="probability told")
-    below.axhline(threshold, color="#666666", linestyle="--", linewidth=1, label="a warning from here")
-    below.set_ylabel("failure within 24 hours")
+    below.fill_between(days, failing, color="#56b4e9", alpha=0.5, linewidth=0, label="fails within 24 hours")
+    below.plot(days, probabilities(warner, X), color="#d55e00", label="probability told")
+    below.axhline(threshold, color="#666666", linestyle="--", linewidth=1, label="a warning from here on")
+    below.set(ylabel="failure within 24 hours", xlabel="days of the test")
     for axes in (above, below):
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
         axes.grid(alpha=0.3)
-    figure.autofmt_xdate()
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

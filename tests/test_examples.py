@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_documented import text
 
@@ -188,3 +189,52 @@ def test_shakespeare_quick_learns_the_whole_corpus(tmp_path):
         pytest.skip("JLSTM_SHAKESPEARE does not name the corpus, shakespeare.txt")
     arguments = ["train", "--quick", "--text", path, "--model", str(tmp_path / "model.npz")]
     assert example("shakespeare").main(arguments) < 1.6
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory):
+    """A CSV of the sensors' readings, shorter than the example's own."""
+    path = tmp_path_factory.mktemp("sensors") / "sensors.csv"
+    example("sensors").make(path, hours=(1600, 1400, 1200))
+    return path
+
+
+def test_sensors_forecast_and_warn(readings, capsys):
+    plot = readings.with_name("plot.png")
+    draws = ["--plot", str(plot)] if importlib.util.find_spec("matplotlib") else []
+    outcome = example("sensors").main(["--data", str(readings), "--epochs", "5", *draws])
+    assert outcome["error"] < 0.9 * outcome["persistence"]
+    assert 0.02 < outcome["share"] < 0.15  # by chance precision is the share of yeses, whatever the recall
+    assert outcome["recall"] > 0.5
+    assert outcome["precision"] > 4 * outcome["share"]
+    printed = capsys.readouterr().out
+    assert re.findall(r"^Pump (.): \d\d °C now, \d\d °C in 24 hours; fails by then: ", printed, re.MULTILINE) == [
+        *"ABC"
+    ]
+    for name in ("temperature.npz", "failures.npz", *(["plot.png"] if draws else [])):
+        assert readings.with_name(name).stat().st_size > 1000
+
+
+def test_sensors_are_read_alike_with_and_without_pandas(readings, monkeypatch):
+    pytest.importorskip("pandas")
+    sensors = example("sensors")
+    with_pandas = sensors.read(readings)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    without = sensors.read(readings)
+    assert [*with_pandas] == [*without] == [*"ABC"]
+    for ours, theirs in zip(without.values(), with_pandas.values(), strict=True):
+        for own, other in zip(ours, theirs, strict=True):
+            assert own.dtype == other.dtype
+            np.testing.assert_array_equal(own, other)
+
+
+def test_sensors_are_read_with_gaps_and_of_different_length(tmp_path):
+    sensors, path = example("sensors"), tmp_path / "sensors.csv"
+    lines = ["2025-01-01 00:00:00,B,1e-3,2,3,4,5,6e5,no", "2025-01-01 00:00:00,A,1,2,3,4,5,6,no"]
+    lines += ["2025-01-01 01:00:00,A,1,,3,4,5,,yes"]
+    path.write_text("\n".join(["time,pump," + ",".join(sensors.READINGS) + ",failed", *lines]) + "\n")
+    pumps = sensors.read(path)
+    times, table, failed = pumps["A"]
+    np.testing.assert_array_equal(table, [[1, 2, 3, 4, 5, 6], [1, np.nan, 3, 4, 5, np.nan]])
+    assert (times[1] - times[0], failed.tolist()) == (np.timedelta64(1, "h"), [False, True])
+    assert pumps["B"][1].tolist() == [[1e-3, 2, 3, 4, 5, 6e5]]
