@@ -101,8 +101,8 @@ def array(name: str, value: Any) -> Array:
 
 def numbers(name: str, value: Any) -> Any:
     """Return the argument `name` as an array of real numbers or booleans, of NumPy where it was none before."""
-    given = value
-    if not hasattr(value, "dtype") or not hasattr(value, "shape") or value.dtype == object:
+    given, is_ours = value, isinstance(value, Array) or isinstance(getattr(value, "dtype", None), np.dtype)
+    if not is_ours or not hasattr(value, "shape") or value.dtype == object:  # torch and pandas have dtypes of their own
         try:
             given = np.asarray(value)
             if given.dtype == object and given.size:  # numbers, as a table of several kinds of columns gives them

@@ -12,7 +12,7 @@ import pytest
 
 import jlstm
 from jlstm import Batch, LSTMConfig, LSTMState
-from jlstm.checks import alike, class_only, describe, prng_key, shaped, whole_seed, whole_size
+from jlstm.checks import alike, class_only, describe, numbers, prng_key, shaped, whole_seed, whole_size
 from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
@@ -54,6 +54,22 @@ def with_state(h):
 )
 def test_what_came_is_described_in_a_few_words(value, words):
     assert describe(value) == words
+
+
+def test_arrays_of_others_are_read_whatever_they_call_their_dtypes():
+    """A tensor of torch, and a column of pandas that may have unknown booleans or strings."""
+
+    class Column:
+        def __init__(self, values):
+            self.values, self.shape, self.dtype = values, np.shape(values), "a dtype of their own"
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array(self.values, dtype)
+
+    np.testing.assert_array_equal(numbers("x", Column([0.5, np.nan])), [0.5, np.nan])
+    assert numbers("x", Column([True, False])).dtype == bool
+    with pytest.raises(TypeError, match="x: expected numbers, got strings"):
+        numbers("x", Column(["yes", "no"]))
 
 
 def test_axes_are_named_in_what_is_expected():
