@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(arguments)
     if not options.data.exists():
         make(options.data)
+        print(f"Made up readings of three pumps: {options.data}")
     names, pumps = zip(*read(options.data).items(), strict=True)
     folder = options.data.parent
     first, last = min(times[0] for times, *_ in pumps), max(times[-1] for times, *_ in pumps)
