@@ -83,10 +83,14 @@ def forecast(
         samples = whole_number("samples", samples, least=1)
         check_has_samples(config)
         key = prng_key("key", key)
-    batch, time = xs.shape[:2]
+    batch, time, size = xs.shape
+    if 0 in (batch, time):
+        raise ValueError(f"xs: expected at least one sequence and one time step, got shape {xs.shape}")
     counts = np.asarray(time if lengths is None else lengths_of(lengths, batch))
-    if batch == 0 or counts.min() < 1 or counts.max() > time:
-        raise ValueError(f"lengths: expected from 1 to time = {time} steps of at least one sequence, got {counts}")
+    if (wrong := counts[(counts < 1) | (counts > time)]).size:
+        raise ValueError(f"lengths: expected from 1 to time = {time} steps, got {wrong[0]}")
+    same = Feedback(np.ones(size, np.float32), np.zeros(size, np.float32))
+    feedback = same if feedback is None else alike("feedback", feedback, same)
     mesh, width = _places(batch, params)
     scores, state = read(replicate(params, mesh), xs, counts.astype(np.int32), width, config, mesh)
 
@@ -95,9 +99,7 @@ def forecast(
     of_row = np.arange(width) % batch
     scores, state = scatter(jax.tree.map(lambda array: np.asarray(array)[of_row], (scores, state)), mesh)
     params = replicate(params, mesh)
-    size = config.output_size
-    one = Feedback(np.ones(size, np.float32), np.zeros(size, np.float32))
-    feedback = replicate(jax.tree.map(np.float32, feedback or one), mesh)
+    feedback = replicate(jax.tree.map(np.float32, feedback), mesh)
     block = max(LEAST_BLOCK, min(BLOCK, NOISE // (width * size)))
     pieces = []
     for start in range(0, steps, block):
@@ -174,14 +176,15 @@ def _go_on(
 
         def body(t: Array, carry: tuple) -> tuple:
             values, scores, state = carry
-            location, scale = scores, jnp.zeros(())
+            location = scores.astype(values.dtype)
             if config.objective.noise is not None:
-                location, scale = location_and_scale(scores)
-            value = location if noise is None else location + scale * noise[t]
+                location, scale = location_and_scale(location)
+            value = location if noise is None else (location + scale * noise[t]).astype(values.dtype)
             h, state = step(feedback.scale * value + feedback.shift, state)
             return values.at[t].set(value), read_out(params.readout, h), state
 
-        values = jnp.zeros((block, len(scores), config.output_size), scores.dtype) + 0 * scores[None, :, :1]
+        dtype = jnp.promote_types(scores.dtype, jnp.float32)
+        values = jnp.zeros((block, len(scores), config.output_size), dtype) + 0 * scores[None, :, :1]
         return lax.fori_loop(0, count, body, (values, scores, state))
 
     rows, columns = P(AXIS), P(None, AXIS)
