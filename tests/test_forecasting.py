@@ -206,7 +206,7 @@ REFUSED = {
         (BATCH, 1),
         {},
         ValueError,
-        "forecast: a forecast needs a network that reads values and tells values, got loss='cross_entropy', inputs='fea",
+        "forecast: a forecast needs a network that reads values and tells values, got loss='cross_entropy', inp",
     ),
     "questions": ({"loss": "binary_cross_entropy"}, (BATCH, 1), {}, ValueError, "forecast: a forecast needs a network"),
 }
