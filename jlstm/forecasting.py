@@ -180,7 +180,7 @@ def _go_on(
             if config.objective.noise is not None:
                 location, scale = location_and_scale(location)
             value = location if noise is None else (location + scale * noise[t]).astype(values.dtype)
-            h, state = step(feedback.scale * value + feedback.shift, state)
+            h, state = step(feedback.scale[None] * value + feedback.shift[None], state)
             return values.at[t].set(value), read_out(params.readout, h), state
 
         dtype = jnp.promote_types(scores.dtype, jnp.float32)

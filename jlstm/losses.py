@@ -319,7 +319,7 @@ def _total(
     objective, right, count = config.objective, jnp.zeros(()), jnp.zeros(())
     total, weight = _summed(scores, ys, lengths, weights, objective=objective, each=objective.losses)
     if judged and objective.right is not None:
-        counts = None if weights is None else weights != 0
+        counts = None if weights is None else weights.astype(bool)
         right, count = _summed(scores, ys, lengths, counts, objective=objective, each=objective.right)
     return total, (weight, state, right, count)
 
@@ -342,13 +342,13 @@ def _summed(
     if lengths is not None:
         counts = counts & _behind(_real(scores, lengths), counts)
     if weights is not None:
-        weights = _behind(weights, counts)
+        weights = _behind(weights, counts).astype(scores.dtype)
         counts = counts & (weights != 0)
     # The targets too: NaN among those that do not count would reach the gradient as 0 · NaN.
-    targets = jnp.where(_behind(counts, targets), targets, 0)
-    found = jnp.where(counts, each(scores, targets), 0)
+    targets = jnp.where(_behind(counts, targets), targets, jnp.zeros((), targets.dtype))
+    found = jnp.where(counts, each(scores, targets).astype(scores.dtype), 0)
     if weights is not None:
-        counts = jnp.where(counts, weights, 0).astype(scores.dtype)
+        counts = jnp.where(counts, weights, 0)
         found = found * counts
     answers = 1 if objective.answers == "classes" else counts.shape[-1]
     return found.sum() / answers, counts.sum().astype(scores.dtype) / answers

@@ -133,7 +133,7 @@ class SeriesWindows:
         return self._gathered(self.starts[rows], steps, config.target == "each")
 
     def _gathered(self, starts: Any, steps: int, each: bool) -> Batch:
-        places = starts[:, None] + np.arange(steps)
+        places = starts[:, None] + np.arange(steps)[None]
         ends = places + self.ahead if each else starts + (self.length - 1 + self.ahead)
         weights = None if self.weights is None else self.weights[ends]
         return Batch(self.tables[places], self.targets[ends], weights=weights)
