@@ -12,7 +12,7 @@ from jlstm import CharLM, History, LSTMNetwork, language_model, network
 from jlstm.evaluation import TextLoss
 from jlstm.learning import Check, learn
 from jlstm.optimizers import constant
-from jlstm.training import Report
+from jlstm.training import Evaluation, Report
 
 NAN = float("nan")
 
@@ -29,14 +29,14 @@ def reports(epochs, parts=1, error=None):
 
 
 def checks(losses):
-    """A check that finds one loss after the other; an error among them is raised."""
+    """A check that finds one loss, or evaluation, after the other; an error among them is raised."""
     losses = iter(losses)
 
     def check(report):
         loss = next(losses)
         if isinstance(loss, BaseException):
             raise loss
-        return report.state, loss
+        return report.state, loss if isinstance(loss, Evaluation) else Evaluation(loss)
 
     return check
 
@@ -48,8 +48,8 @@ def no_losses(report):
 class Calls(list):
     """What was called, in order; as a progress too."""
 
-    def update(self, epochs_done, loss, validation=None):
-        self.append(("update", epochs_done, loss, validation))
+    def update(self, epochs_done, loss, validation=None, accuracy=None):
+        self.append(("update", epochs_done, loss, validation, accuracy))
 
     def clear(self):
         self.append("clear")
@@ -59,33 +59,33 @@ class Calls(list):
 
 
 def test_after_a_report_come_the_check_what_is_kept_the_progress_and_the_callback():
-    calls, found = Calls(), checks([3.0, 2.0])
+    calls, found = Calls(), checks([Evaluation(3.0, 0.25), Evaluation(2.0, 0.5)])
     learned = learn(
         reports(2, parts=2),
         lambda report: calls.append(("check", report.state)) or found(report),
         epochs=2,
         progress=calls,
-        keep=lambda stands: calls.append(("keep", stands.report.state, stands.losses, stands.validation)),
+        keep=lambda stands: calls.append(("keep", stands.report.state, *stands[1:4])),
         callback=lambda stands: calls.append(("callback", stands.latest.kept, stands.best.kept)),
     )
     assert calls == [
-        ("keep", 0, (), ()),
-        ("update", 0.5, 10.0, None),
+        ("keep", 0, (), (), ()),
+        ("update", 0.5, 10.0, None, None),
         ("check", 1),
-        ("keep", 1, (11.0,), (3.0,)),
-        ("update", 1.0, 11.0, 3.0),
+        ("keep", 1, (11.0,), (3.0,), (0.25,)),
+        ("update", 1.0, 11.0, 3.0, 0.25),
         "clear",
         ("callback", 1, 1),
-        ("keep", 2, (11.0,), (3.0,)),
-        ("update", 1.5, 12.0, 3.0),
+        ("keep", 2, (11.0,), (3.0,), (0.25,)),
+        ("update", 1.5, 12.0, 3.0, 0.25),
         ("check", 3),
-        ("keep", 3, (11.0, 13.0), (3.0, 2.0)),
-        ("update", 2.0, 13.0, 2.0),
+        ("keep", 3, (11.0, 13.0), (3.0, 2.0), (0.25, 0.5)),
+        ("update", 2.0, 13.0, 2.0, 0.5),
         "clear",
         ("callback", 3, 3),
         "close",
     ]
-    assert (learned.report.state, learned.best, learned.error) == (3, Check(2.0, 3, 2.0), None)
+    assert (learned.report.state, learned.best, learned.error) == (3, Check(2.0, 3, 2.0, 0.5), None)
 
 
 def test_without_reports_there_is_nothing():
@@ -143,6 +143,12 @@ def test_patience_and_the_best(case):
     losses, patience, run, best = STOPPING[case]
     learned = learn(reports(len(losses)), checks(losses), epochs=len(losses), patience=patience)
     assert (learned.report.epoch + 1, learned.best.epochs, learned.error) == (run, best, None)
+
+
+def test_what_is_right_decides_nothing():
+    found = checks([Evaluation(2.0, 0.5), Evaluation(1.0, 0.25), Evaluation(1.5, 1.0)])
+    learned = learn(reports(3), found, epochs=3, patience=1)
+    assert (learned.report.state, learned.best) == (2, Check(2.0, 1, 1.0, 0.25))
 
 
 def test_without_held_out_data_the_latest_is_the_best():
@@ -370,7 +376,7 @@ def test_nan_leaves_the_best_so_far():
 
 def test_a_validation_loss_of_nan_is_never_the_best(monkeypatch):
     found = iter([NAN, 3.0, 2.0, NAN, 4.0, 1.0])
-    monkeypatch.setattr(network, "evaluate", lambda *arguments, **options: next(found))
+    monkeypatch.setattr(network, "evaluate", lambda *arguments, **options: Evaluation(next(found), 0.5))
     net = trained(validation=VALIDATION, keep_best=True, patience=2)
     assert len(net.history.validation) == 5
     assert_same_state(net, trained(3))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlstm import sampling
+from jlstm import reading, sampling
 from jlstm.config import LSTMConfig
 from jlstm.model import forward, init_params
 from jlstm.sampling import generate, stream
@@ -48,7 +48,7 @@ def test_at_temperature_zero_each_id_is_the_likeliest_after_all_before(config):
 
 @pytest.mark.parametrize("time", [1, 8, 9, 21])
 def test_a_prompt_in_blocks_is_read_as_it_is_whole(monkeypatch, time):
-    monkeypatch.setattr(sampling, "READ", 8)
+    monkeypatch.setattr(reading, "READ", 8)
     prompts = np.random.default_rng(0).integers(5, size=(40, time))
     written = generate(params(ONE_HOT), prompts, 1, ONE_HOT, key=KEY, temperature=0.0)
     np.testing.assert_array_equal(written[:, 0], scores_of(ONE_HOT, prompts)[:, -1].argmax(axis=-1))
@@ -56,7 +56,7 @@ def test_a_prompt_in_blocks_is_read_as_it_is_whole(monkeypatch, time):
 
 @pytest.mark.parametrize("config", [SCALAR, TOKENS], ids=["one number", "tokens, two layers"])
 def test_prompts_of_different_length_are_read_as_if_each_were_alone(monkeypatch, config):
-    monkeypatch.setattr(sampling, "READ", 8)
+    monkeypatch.setattr(reading, "READ", 8)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(5, size=time) for time in (1, 8, 9, 21, 3)]
     together = generate(params(config), prompts, 6, config, key=KEY, temperature=0.0)

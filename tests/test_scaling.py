@@ -1,4 +1,4 @@
-"""Standardisation: where numbers lie, and that a network of it is the same network on scaled data, told as they were."""
+"""Standardisation: where numbers lie; that a network of it is the same network on scaled data, told as they were."""
 
 import jax
 import numpy as np

@@ -12,7 +12,7 @@ import pytest
 from jax import export
 
 import jlstm
-from jlstm import Batch, LSTMConfig, LSTMNetwork, LSTMState
+from jlstm import Batch, LSTMConfig, LSTMNetwork, LSTMState, SeriesWindows
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
 from jlstm.optimizers import averaged
@@ -70,6 +70,16 @@ def network():
     return made.loss_function(made.predict(data[0][..., None]), data[1])
 
 
+def forecaster():
+    made = LSTMNetwork(1, 2, 1, loss="gaussian", standardize=True, progress=False)
+    windows = SeriesWindows(np.arange(9.0), 3, weights=np.arange(9))
+    made.train(windows, epochs=2, validation=windows)
+    made.predict([1.0, 2.0], return_std=True)
+    assert made.forecast([1.0, 2.0], 3).shape == (3, 1, 1)
+    assert made.forecast([1.0, 2.0], 3, samples=2).shape == (2, 3, 1, 1)
+    return made.evaluate(windows)
+
+
 def language_model():
     text = "to be or not to be " * 3
     model = jlstm.CharLM.train(text, hidden_size=2, epochs=2, streams=2, window=8, validation=text, progress=False)
@@ -98,11 +108,14 @@ PURE = {
     "unroll": lambda: over_time(lengths=np.array([1, 4, 2]), segment=3),
     "unroll of one length": lambda: over_time(lengths=3),
     "unroll of a plain function": lambda: over_time(cell=jlstm.lstm_cell, lengths=np.array([1, 4, 2])),
-    "forward": lambda: jlstm.forward(**without(problem(), "ys"), key=jax.random.key(7)),
+    "forward": lambda: jlstm.forward(**without(problem(), "ys", "weights"), key=jax.random.key(7)),
     "step": lambda: jlstm.step(problem()["params"], jnp.ones((B, 3)), CONFIG, problem()["state"]),
     "cross_entropy": lambda: jlstm.cross_entropy(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int), 2),
     "cross_entropy of probabilities": lambda: jlstm.cross_entropy(jnp.ones((2, 4)), jnp.ones((2, 4)) / 4),
     "mse": lambda: jlstm.mse(jnp.ones((2, 3, 4)), jnp.zeros((2, 3, 4)), np.array([1, 2])),
+    "binary_cross_entropy": lambda: jlstm.binary_cross_entropy(jnp.ones((2, 3, 4)), jnp.ones((2, 3, 4), bool), 2),
+    "gaussian": lambda: jlstm.losses.gaussian(jnp.ones((2, 3, 4)), jnp.zeros((2, 3, 2)), None, np.array([1, 2])),
+    "laplace": lambda: jlstm.losses.laplace(jnp.ones((2, 4)), jnp.zeros((2, 2)), weights=np.ones((2, 2), bool)),
     "gradient": gradient,
     "gradient of tokens": lambda: gradient(inputs="tokens", dropout=0.5, segment=3, target="last"),
     "gradient of values": lambda: gradient(loss="mse", target="last"),
@@ -117,6 +130,7 @@ PROGRAMS = {
         problem(input_size=5)["params"], np.arange(9) % 5, replace(CONFIG, input_size=5)
     ),
     "LSTMNetwork": network,
+    "LSTMNetwork that forecasts": forecaster,
     "CharLM": language_model,
 }
 TRACED = {  # these ask something only while a function is traced
@@ -328,7 +342,7 @@ def test_float64_from_numpy_brings_no_warning():
     given = problem()
     for name in ("params", "xs", "state"):
         given[name] = jax.tree.map(lambda array: np.asarray(array, np.float64), given[name])
-    scores, _ = jlstm.forward(**without(given, "ys"))
+    scores, _ = jlstm.forward(**without(given, "ys", "weights"))
     assert scores.dtype == jnp.float32
     assert summed_loss(**given)[0].dtype == jnp.float32
     assert jlstm.unroll(given["params"].layers[0], given["xs"])[0].dtype == jnp.float32
