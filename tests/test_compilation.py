@@ -26,9 +26,10 @@ from jlstm import (
     trainer,
 )
 from jlstm.model import draw_params
+from jlstm.scaling import Scaling, Scalings
 
 HERE = Path(__file__).parent
-OWN = ["fresh_state", "_train_steps", "_sum_losses", "_scores", "_read", "_noise", "_write", "step"]
+OWN = ["fresh_state", "_train_steps", "_add_evaluations", "_scores", "_read", "_noise", "_write", "_go_on", "step"]
 SENTENCE = "to be or not to be, that is the question: "
 
 
@@ -97,6 +98,14 @@ def of_networks(compilations):
         found[f"predict a batch{time}"] = compilations.of(lambda: network.predict(X[..., None]))
         found[f"predict a list{time}"] = compilations.of(lambda: network.predict(list(X)))
         network.train(*sequences(9, 20), epochs=1)
+    for name, options in {"forecast": {}, "samples": {"samples": 3}}.items():
+        for time, steps in {"": 5, ", trained": 2000}.items():
+            network = LSTMNetwork(1, 8, 1, loss="gaussian", standardize=True, progress=False)
+            if time:
+                network._trained = network._trained._replace(scalings=Scalings(*[Scaling(np.ones(1), np.ones(1))] * 2))
+            found[f"{name}{time}"] = compilations.of(
+                lambda network=network, steps=steps, options=options: network.forecast(X[0, :steps], steps, **options)
+            )
     return found
 
 
@@ -152,11 +161,13 @@ def program(devices):
 TRAINED = {"fresh_state": 1, "_train_steps": 1}
 WRITTEN = {"_read": 1, "_noise": 1, "_write": 1}
 EXPECTED = {
-    **{name: TRAINED | {"_sum_losses": 1} for name in NETWORKS},
+    **{name: TRAINED | {"_add_evaluations": 1} for name in NETWORKS},
     "ragged": {"_train_steps": 1},
     "predict one": {"_scores": 1},
     "predict a batch": {"_scores": 1},
     "predict a list": {"_scores": 1},
+    "forecast": {"_read": 1, "_go_on": 1},
+    "samples": {"_go_on": 1, "_noise": 1},  # of three rows; the sequence has been read before
     "windows": {"_train_steps": 1},
     "streams": {"_train_steps": 1},
     "CharLM": TRAINED | {"_read": 1},

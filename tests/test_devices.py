@@ -31,7 +31,7 @@ def run(program, *arguments):
 def learn():
     """Train on seven sequences of different lengths, three or four a batch, and predict on 1, 2 and 37; and on streams.
 
-    There are three streams, which an even number of devices share with rows of nothing. Then predict, and write.
+    There are three streams, which an even number of devices share with rows of nothing. Predict, forecast and write.
     """
     rng = np.random.default_rng(0)
     lengths = [6, 3, 1, 6, 2, 5, 6]
@@ -42,6 +42,10 @@ def learn():
     for rows in (1, 2, 37):
         scores = network.predict([rng.normal(size=1 + k % 6) for k in range(rows)])
         found[f"predict {rows}"] = np.concatenate(scores)
+    network = LSTMNetwork(1, 4, 1, loss="laplace", progress=False)
+    for name, options in {"forecast": {}, "samples": {"samples": 3}}.items():
+        for rows in (7, 1):
+            found[f"{name} of {rows}"] = network.forecast([x / 2 for x in X[:rows]], 40, **options)
     network = LSTMNetwork(3, 4, 3, inputs="tokens", layers=2, progress=False)
     losses = network.train(Streams(rng.integers(3, size=50), streams=3, length=4), epochs=5, learning_rate=0.02)
     found["losses of streams"] = losses.loss

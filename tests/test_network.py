@@ -1,5 +1,6 @@
 """The documented class: what it takes, what it gives back, what it keeps, and what it says when something is wrong."""
 
+import functools
 import itertools
 import math
 import os
@@ -16,7 +17,19 @@ import numpy as np
 import optax
 import pytest
 
-from jlstm import Batch, History, LSTMConfig, LSTMNetwork, Streams, Windows, forward, network, trainer
+from jlstm import (
+    Batch,
+    History,
+    LSTMConfig,
+    LSTMNetwork,
+    Moment,
+    SeriesWindows,
+    Streams,
+    Windows,
+    forward,
+    network,
+    trainer,
+)
 from jlstm.cells import Cell, times
 from jlstm.losses import loss_fn
 from jlstm.network import default_input_scale
@@ -560,7 +573,7 @@ def test_error_in_the_callback_leaves_the_finished_epochs(error):
 
     with pytest.raises(error):
         net.train(X, Y, epochs=9, learning_rate=0.05, periodic_callback=callback, callback_every=1, validation=(X, Y))
-    assert [len(losses) for losses in net.history] == [3, 3]
+    assert [len(numbers) for numbers in net.history] == [3, 3, 3]
     assert_same_bits(net, trained(new(schedule=constant), X, Y, epochs=3))
     assert np.isfinite(net.predict(X[0])).all()
     assert len(trained(net, X, Y).history.loss) == 5
@@ -700,7 +713,18 @@ BAD_TRAINING = {
     ),
     "Y of other classes": ((X, np.eye(C + 1)[Y]), {}, ValueError, r"Y: expected targets of shape .*\(6, 5, 4\)"),
     "Y no probabilities": ((X, ONE_HOT * 2), {}, ValueError, "Y: expected one-hot vectors or probabilities"),
-    "Y NaN": ((X, ONE_HOT * np.nan), {}, ValueError, "Y: expected finite numbers"),
+    "Y NaN": (
+        (X, ONE_HOT * np.nan),
+        {},
+        ValueError,
+        "Y: expected at least one known target of a weight above 0, got none",
+    ),
+    "Y infinite": (
+        (X, np.where(ONE_HOT, np.inf, 0)),
+        {},
+        ValueError,
+        "Y: expected finite numbers .*, or NaN for unknown ones, got",
+    ),
     "epochs -1": ((X, Y, -1), {}, ValueError, "epochs: expected at least 0, got -1"),
     "epochs 1.5": ((X, Y, 1.5), {}, TypeError, "epochs: expected an integer"),
     "epochs beyond int32": ((X, Y, 10**10), {}, (ValueError, TypeError), "epochs"),
@@ -720,14 +744,24 @@ BAD_TRAINING = {
     "callback_every 0": ((X, Y, 1), {"callback_every": 0}, ValueError, "callback_every: expected a positive number"),
     "callback_every -1": ((X, Y, 1), {"callback_every": -1}, ValueError, "callback_every"),
     "callback_every '1'": ((X, Y, 1), {"callback_every": "1"}, TypeError, "callback_every"),
-    "validation X alone": ((X, Y, 1), {"validation": X}, TypeError, r"validation: expected \(X, Y\) or Windows"),
+    "validation X alone": (
+        (X, Y, 1),
+        {"validation": X},
+        TypeError,
+        r"validation: expected \(X, Y\), \(X, Y, weights\), SeriesWindows or",
+    ),
     "validation X": ((X, Y, 1), {"validation": (X * np.nan, Y)}, ValueError, r"validation\[0\]: expected finite"),
     "validation Y": ((X, Y, 1), {"validation": (X, Y + 1)}, ValueError, r"validation\[1\]: expected class ids"),
     "validation windows": ((X, Y, 1), {"validation": Windows([0, 9], 1)}, ValueError, "validation: expected ids below"),
     "windows with Y": ((Windows([0, 1, 2], 1), Y), {}, ValueError, "Y: expected None"),
     "streams with Y": ((Streams([0, 1, 2], 1, 1), Y), {}, ValueError, "Y: expected None, since Streams hold"),
     "streams of other ids": ((Streams([0, 9], 1, 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
-    "streams to validate": ((X, Y), {"validation": STREAMS}, TypeError, r"validation: expected \(X, Y\) or Windows"),
+    "streams to validate": (
+        (X, Y),
+        {"validation": STREAMS},
+        TypeError,
+        r"validation: expected \(X, Y\), \(X, Y, weights\), SeriesWindows or",
+    ),
     "windows of other ids": ((Windows([0, 1, 9], 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
 }
 
@@ -896,7 +930,7 @@ def test_load_is_the_class_s_alone():
 
 
 def test_one_class_alone_is_refused():
-    message = "output_size: expected at least 2 classes .*, got 1; a network that says yes or no has output_size=2"
+    message = "output_size: expected at least 2 classes .*, got 1; a network that says yes or no has loss='binary_cross"
     with pytest.raises(ValueError, match=message):
         LSTMNetwork(1, 4, 1)
     assert LSTMNetwork(1, 4, 1, loss="mse", progress=False).predict([0.5]).shape == (1, 1, 1)
@@ -1024,3 +1058,195 @@ def test_both_directions_are_refused_where_they_cannot_be(data, target, message)
     network = LSTMNetwork(3, 4, 3, inputs="tokens", target=target, bidirectional=True, progress=False)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         network.train(data)
+
+
+# What a network is worth: targets that count more, less or not at all.
+
+WEIGHTS = RNG.uniform(0.5, 2, size=(N, T)) * (RNG.random((N, T)) < 0.7)
+UNKNOWN_IDS = np.where(RNG.random((N, T)) < 0.2, -100, Y)
+QUESTIONS = np.where(RNG.random((N, T, 2)) < 0.2, np.nan, RNG.random((N, T, 2)) < 0.5)
+JUDGED = {  # a network, its targets, weights of its classes, and what each answer costs and whether it is right
+    "classes": (
+        {},
+        UNKNOWN_IDS,
+        np.array([0.5, 1.0, 3.0]),
+        lambda scores, ids: -np.log(np.take_along_axis(softmax(scores), np.maximum(ids, 0)[..., None], -1))[..., 0],
+        lambda scores, ids: scores.argmax(axis=-1) == ids,
+    ),
+    "questions": (
+        {"output_size": 2, "loss": "binary_cross_entropy"},
+        QUESTIONS,
+        np.array([0.5, 3.0]),
+        lambda scores, yes: np.log1p(np.exp(np.where(yes == 1, -scores, scores))),
+        lambda scores, yes: (scores > 0) == (yes == 1),
+    ),
+    "values": ({"output_size": 1, "loss": "mse"}, VALUES, None, lambda got, values: (got - values) ** 2, None),
+}
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["all alike", "weighted"])
+@pytest.mark.parametrize("kind", JUDGED)
+def test_an_evaluation_is_what_the_predictions_say(kind, weights):
+    options, targets, class_weights, losses, right = JUDGED[kind]
+    net = new(**options, batch_size=N)
+    scores = net.predict(X[..., None])[..., 0].astype(float)
+    counts = targets != -100 if kind == "classes" else ~np.isnan(targets)
+    given = np.ones((N, T)) if weights is None else weights
+    given = counts * (given if kind == "classes" else given[..., None])
+    right = right and right(scores, targets)[given > 0].mean()
+    for by_class in (None, class_weights):
+        weighted = given if by_class is None else given * by_class[np.where(counts, targets, 0).astype(int)]
+        loss = (weighted * np.where(counts, losses(scores, targets), 0)).sum() / weighted.sum()
+        found = net.evaluate(X, targets, weights=weights, class_weights=by_class)
+        assert found.loss == pytest.approx(loss, rel=1e-5)
+        assert found.accuracy == (None if right is None else pytest.approx(right))
+        [trained_loss] = net.train(X, targets, 1, 0.0, weights=weights, class_weights=by_class).loss
+        assert trained_loss == pytest.approx(loss, rel=1e-5)  # what an evaluation says is what training makes small
+
+
+def test_sequences_of_different_lengths_are_judged_by_their_real_steps():
+    net = new()
+    right = np.concatenate(
+        [x[..., 0].argmax(axis=-1) == y for x, y in zip(net.predict(LISTS[0]), LISTS[1], strict=True)]
+    )
+    loss = net.loss_function(net.predict(LISTS[0]), LISTS[1])
+    assert net.evaluate(*LISTS) == pytest.approx((loss, right.mean()), rel=1e-5)
+    alone = [np.eye(1, n, n - 1)[0] for n in LENGTHS]  # the last step of each counts alone
+    ends = [x[-1, :, 0].argmax() == y[-1] for x, y in zip(net.predict(LISTS[0]), LISTS[1], strict=True)]
+    assert net.evaluate(*LISTS, weights=alone).accuracy == pytest.approx(np.mean(ends))
+
+
+def test_windows_are_judged_as_built_windows_are():
+    net, series = new(), SeriesWindows(X.ravel(), T, targets=Y.ravel(), stride=2, weights=WEIGHTS.ravel())
+    xs, ys = series.arrays()
+    weights = WEIGHTS.ravel()[np.arange(1, T + 1) + series.starts[:, None]]
+    assert net.evaluate(series) == pytest.approx(net.evaluate(xs, ys, weights=weights), rel=1e-5)
+    text = Windows(TEXT, T)
+    xs, ys = (TEXT[np.arange(T) + np.arange(len(text))[:, None] + k] for k in (0, 1))
+    assert net.evaluate(text) == pytest.approx(net.evaluate(xs / C, ys), rel=1e-5)
+
+
+def test_validation_counts_as_an_evaluation_does(capfd):
+    net, found = new(progress=True), []
+    held_out = X[:4], UNKNOWN_IDS[:4], WEIGHTS[:4]
+
+    def callback():
+        found.append(net.evaluate(X[:4], UNKNOWN_IDS[:4], weights=WEIGHTS[:4], class_weights=[1, 2, 3]))
+
+    options = {"validation": held_out, "class_weights": [1, 2, 3], "callback_every": 1, "periodic_callback": callback}
+    history = net.train(X, Y, 3, 0.1, **options)
+    np.testing.assert_allclose(np.transpose(found), [history.validation, history.accuracy], rtol=1e-5)
+    assert history == net.history
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert f"| validation {history.validation[-1]:.4f}, {history.accuracy[-1]:.1%} right" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((STREAMS,), {}, TypeError, "X: expected sequences, SeriesWindows or Windows, got "),
+        ((X,), {}, ValueError, "Y: expected targets for the sequences of X, got None"),
+        ((X, Y), {"weights": -WEIGHTS}, ValueError, "weights: expected numbers from 0 up, got -"),
+        ((X, Y), {"weights": WEIGHTS * np.nan}, ValueError, "weights: expected finite numbers"),
+        ((X, Y), {"weights": np.zeros(N)}, ValueError, "Y: expected at least one known target of a weight above 0"),
+        ((X, Y), {"class_weights": [1, 2]}, ValueError, "class_weights: expected 3 numbers, of each class, got "),
+        ((Windows(TEXT, T),), {"weights": WEIGHTS}, ValueError, "weights: expected None, since Windows hold their own"),
+    ],
+    ids=["streams", "no Y", "below 0", "NaN", "none counts", "two classes", "windows"],
+)
+def test_what_can_not_be_judged_is_refused(untouched, arguments, options, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        untouched.evaluate(*arguments, **options)
+
+
+# What a callback may take.
+
+CALLBACKS = {
+    "nothing": (lambda seen: lambda: seen.append(None), None),
+    "the moment": (lambda seen: lambda moment: seen.append(moment), Moment),
+    "what it may do without": (lambda seen: lambda net=None: seen.append(net), None),
+    "anything": (lambda seen: lambda *all: seen.append(all or None), None),
+    "a method": (lambda seen: seen.append, Moment),
+    "a partial": (lambda seen: functools.partial(lambda seen, moment: seen.append(moment), seen), Moment),
+    "a name of its own": (lambda seen: lambda moment, *, known=seen: known.append(moment), Moment),
+}
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_a_callback_takes_the_moment_or_nothing(kind):
+    make, taken = CALLBACKS[kind]
+    seen, net = [], new()
+    net.train(X, Y, epochs=1)
+    history = net.train(X, Y, epochs=3, periodic_callback=make(seen), callback_every=1, validation=(X, Y))
+    if taken is None:
+        assert seen == [None] * 3
+    else:
+        assert [moment.epoch for moment in seen] == [1, 2, 3]
+        assert [moment.history for moment in seen] == [History(*(all[:k] for all in history)) for k in (1, 2, 3)]
+        assert all(type(moment) is Moment for moment in seen)
+
+
+def test_a_callback_that_is_no_python_is_called_without_arguments():
+    counter = itertools.count()
+    new().train(X, Y, epochs=3, periodic_callback=functools.partial(next, counter), callback_every=1)
+    assert next(counter) == 3
+
+
+@pytest.mark.parametrize(
+    ("callback", "signature"), [(lambda net, moment: None, "(net, moment)"), (lambda *, moment: None, "(*, moment)")]
+)
+def test_a_callback_that_wants_more_is_refused_at_the_start(untouched, callback, signature):
+    message = f"^periodic_callback: expected a callable of no or one argument, got .* of {re.escape(signature)}$"
+    with pytest.raises(TypeError, match=message):
+        untouched.train(X, Y, epochs=1, periodic_callback=callback)
+    assert_same_bits(untouched, new())
+
+
+# Distributions.
+
+
+@pytest.mark.parametrize(("loss", "deviation"), [("gaussian", 1.0), ("laplace", 2**0.5)])
+def test_predictions_come_with_their_standard_deviations(loss, deviation):
+    net = new(output_size=2, loss=loss)
+    scores = np.asarray(jax.jit(forward)(net.params, X[..., None], net.config)[0], float)
+    expected = scores[..., :2], deviation * (np.log1p(np.exp(scores[..., 2:])) + 1e-3)
+    for got, wanted in zip(net.predict(X[..., None], return_std=True), expected, strict=True):
+        np.testing.assert_allclose(got[..., 0], wanted, atol=1e-6)
+        assert got.dtype == np.float32
+    np.testing.assert_array_equal(net.predict(X[..., None]), net.predict(X[..., None], return_std=True)[0])
+    for got, wanted in zip(net.predict(X[1], return_std=True), expected, strict=True):
+        np.testing.assert_allclose(got[..., 0], wanted[1], atol=1e-6)
+    for listed, wanted in zip(net.predict(LISTS[0], return_std=True), expected, strict=True):
+        assert isinstance(listed, list)
+        for got, row in zip(listed, wanted, strict=True):
+            np.testing.assert_allclose(got[..., 0], row[: len(got)], atol=1e-6)
+    mean, std = new(output_size=2, loss=loss, target="last").predict(X[..., None], return_std=True)
+    assert mean.shape == std.shape == (N, 2, 1)
+
+
+def test_values_have_no_deviation(untouched):
+    with pytest.raises(ValueError, match=r"^return_std: expected False with loss='mse', which tells none, got True"):
+        new(output_size=1, loss="mse").predict(X[0], return_std=True)
+    with pytest.raises(TypeError, match=r"^return_std: expected True or False, got 1"):
+        untouched.predict(X[0], return_std=1)
+    with pytest.raises(
+        TypeError, match=r"^predictions: expected \(means, deviations\), as predict\(x, return_std=True\)"
+    ):
+        new(output_size=1, loss="gaussian").loss_function(np.zeros((T, 1, 1)), np.zeros(T))
+
+
+def test_tables_of_pandas_are_sequences():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": X[0], "b": Y[0]}, index=pandas.date_range("2020-01-01", periods=T))
+    net, array = new(input_size=2), table.to_numpy()
+    np.testing.assert_array_equal(net.predict(table), net.predict(array))
+    np.testing.assert_array_equal(net.predict([table, table[:2]])[1], net.predict([array, array[:2]])[1])
+    np.testing.assert_array_equal(new().predict(table["a"]), new().predict(X[0]))
+    tables, arrays = ([table, table[:2]], [table["b"], table["b"][:2]]), ([array, array[:2]], [Y[0], Y[0, :2]])
+    assert_same_bits(trained(new(input_size=2), *tables), trained(new(input_size=2), *arrays))
+    series = SeriesWindows(table, 2, targets=table["b"])
+    assert new(input_size=2).evaluate(series) == new(input_size=2).evaluate(*series.arrays())
+    forecaster = new(input_size=2, output_size=2, loss="mse")
+    np.testing.assert_array_equal(forecaster.forecast(table, 2), forecaster.forecast(array, 2))
+    with pytest.raises(TypeError, match=r"^x: expected numbers"):
+        net.predict(table.assign(b="high"))
