@@ -363,6 +363,8 @@ def _written(scalings: Scalings) -> dict[str, Any]:
 
 def _check_scalings(standardize: Any, config: LSTMConfig) -> Scalings | None:
     """Return the scalings of a network as a file has them, or None where it has none."""
+    if standardize is not False and config.inputs == "tokens":
+        raise ValueError("standardize: expected false with inputs='tokens', which are no numbers")
     if isinstance(standardize, bool):
         return None
     _check_names("standardize", standardize, Scalings._fields)
