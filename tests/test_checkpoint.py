@@ -28,6 +28,7 @@ from jlstm.checkpoint import Saved, load, save
 from jlstm.config import LSTMConfig
 from jlstm.gradcheck import random_problem
 from jlstm.model import init_params
+from jlstm.scaling import Scaling, Scalings
 
 CONFIG = LSTMConfig(2, 3, 4, layers=2, dropout=0.1, input_scale=1.7)
 ARRAYS = [f"layers[{k}].{name}" for k in (0, 1) for name in ("weight_ih", "weight_hh", "bias")]
@@ -597,6 +598,113 @@ def test_refuses_to_load(path, tmp_path, monkeypatch, change, message):
         load(path)
     assert len(str(caught.value)) < len(str(path)) + 600
     assert os.listdir(tmp_path) == ["model"], "nothing is extracted, nothing is unpickled"
+
+
+# What standardises
+
+
+def scaled(size=2, outputs=4, loss="mse", seed=0):
+    """A network of values with where its features, and its values, lie."""
+    rng = np.random.default_rng(seed)
+    config = LSTMConfig(size, 3, outputs, loss=loss)
+    of = [Scaling(rng.normal(size=n) * 10**9, rng.uniform(1e-9, 1e9, size=n)) for n in (size, outputs)]
+    scalings = Scalings(of[0], of[1] if loss != "cross_entropy" else None)
+    return network(config=config, vocabulary=None)._replace(apply_softmax=False, standardize=True, scalings=scalings)
+
+
+@pytest.mark.parametrize("loss", ["mse", "laplace", "cross_entropy"])
+def test_keeps_where_numbers_lie_to_the_last_bit(tmp_path, loss):
+    saved = scaled(loss=loss)
+    save(tmp_path / "model", saved)
+    loaded = load(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, loaded.scalings, saved.scalings)
+    assert jax.tree.structure(loaded.scalings) == jax.tree.structure(saved.scalings)
+    assert_same(loaded._replace(scalings=None), saved._replace(scalings=None))
+    save(tmp_path / "model", saved._replace(scalings=None))  # before the training
+    assert_same(load(tmp_path / "model"), saved._replace(scalings=None))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_files_of_older_versions_standardise_nothing(path, version):
+    def change(members, about):
+        about["version"] = version
+        if version == 1:
+            for name in [name for name in members if name.startswith("layers[")]:
+                members[name] = npy(np.load(io.BytesIO(members[name])).T.copy())
+
+    assert "standardize" not in json.loads(np.load(path)["jlstm.json"])
+    rewrite(path, change)
+    assert_same(load(path), network())
+
+
+def standardize(**entries):
+    """Put entries into where the features lie."""
+    return lambda members, about: about["standardize"]["inputs"].update(entries)
+
+
+def raw(text):
+    """Put what `json` can write but no NumPy reads in the place of the first mean."""
+
+    def change(members, about):
+        about["standardize"]["inputs"]["mean"] = ["here", 0.0]
+        members["jlstm.json"] = json.dumps(about).replace('"here"', text).encode()
+
+    return change
+
+
+OF_INPUTS = "standardize.inputs"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (about(standardize=None), "standardize: expected 2 names, got 0, with ['inputs', 'targets'] missing"),
+        (about(standardize=1), "standardize: expected 2 names, got 0, with ['inputs', 'targets'] missing"),
+        (about(standardize={}), "standardize: expected 2 names, got 0, with ['inputs', 'targets'] missing"),
+        (about(standardize={"inputs": {}, "targets": None}), "standardize: expected targets with loss='mse'"),
+        (lambda _, about: about["standardize"].update(more=1), "standardize: expected 2 names, got 3, with [] missing"),
+        (lambda _, about: about["standardize"].update(inputs=None), f"{OF_INPUTS}: expected 2 names, got 0"),
+        (lambda _, about: about["standardize"].update(inputs=[1, 2]), f"{OF_INPUTS}: expected 2 names, got 0"),
+        (lambda _, about: about["standardize"]["targets"].pop("mean"), "standardize.targets: expected 2 names, got 1"),
+        (standardize(mean=[0.0]), f"{OF_INPUTS}.mean: expected 2 numbers, got [0.0]"),
+        (standardize(mean=[0.0] * 10**5), f"{OF_INPUTS}.mean: expected 2 numbers, got [0.0, 0.0, 0.0"),
+        (standardize(mean=0.0), f"{OF_INPUTS}.mean: expected 2 numbers, got 0.0"),
+        (standardize(mean=None), f"{OF_INPUTS}.mean: expected 2 numbers, got None"),
+        (standardize(mean=["0", "1"]), f"{OF_INPUTS}.mean: expected 2 numbers, got ['0', '1']"),
+        (standardize(mean=[True, 0]), f"{OF_INPUTS}.mean: expected 2 numbers, got [True, 0]"),
+        (standardize(mean=[[0.0], [1.0]]), f"{OF_INPUTS}.mean: expected 2 numbers, got [[0.0], [1.0]]"),
+        (standardize(mean=[float("nan"), 0.0]), f"{OF_INPUTS}: expected finite numbers, got NaN or infinity"),
+        (standardize(deviation=[float("inf"), 1.0]), f"{OF_INPUTS}: expected finite numbers, got NaN or infinity"),
+        (raw("1e999"), f"{OF_INPUTS}: expected finite numbers, got NaN or infinity"),
+        (raw("9" * 400), f"{OF_INPUTS}: expected numbers, got OverflowError"),
+        (standardize(deviation=[0.0, 1.0]), f"{OF_INPUTS}.deviation: expected positive numbers, got 0.0"),
+        (standardize(deviation=[1.0, -2.0]), f"{OF_INPUTS}.deviation: expected positive numbers, got -2.0"),
+        (config(loss="cross_entropy"), "standardize: expected targets of null with loss='cross_entropy'"),
+        (config(inputs="tokens"), "standardize: expected false with inputs='tokens', which are no numbers"),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+def test_refuses_a_scale_that_is_none(tmp_path, change, message):
+    save(tmp_path / "model", scaled())
+    rewrite(tmp_path / "model", change)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/model: {message}')}") as caught:
+        load(tmp_path / "model")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 600
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"size": 3}, "standardize.inputs.mean: expected 2 numbers, got "),
+        ({"loss": "cross_entropy"}, "standardize: expected targets with loss='mse'"),
+    ],
+    ids=["features", "classes"],
+)
+def test_refuses_to_save_the_scale_of_another_network(path, other, message):
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        save(path, scaled()._replace(scalings=scaled(**other).scalings))
+    assert path.read_bytes() == before
 
 
 def test_a_rewritten_file_loads(path):
