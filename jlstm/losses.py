@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jlstm.checks import array, describe, lengths_of, targets_of, weights_of
+from jlstm.checks import array, describe, is_integer, lengths_of, targets_of, weights_of
 from jlstm.config import LSTMConfig
 from jlstm.devices import spread_by_xla
 from jlstm.model import ModelParams, checked, scores_of
@@ -165,7 +165,10 @@ def _loss_of(name: str, scores: Any, targets: Any, lengths: Any, weights: Any, l
 
 
 def _targets_of(name: str, targets: Any, objective: Objective, axes: dict[str, Any]) -> Array:
-    return targets_of(name, targets, ids=objective.answers == "classes", **axes)
+    found = targets_of(name, targets, ids=objective.answers == "classes", **axes)
+    if objective.answers == "values" and is_integer(found):  # of which -100 is one
+        return found.astype(float)
+    return found
 
 
 def _weights_of(weights: Any, objective: Objective, axes: dict[str, Any]) -> Array | None:

@@ -176,8 +176,10 @@ def _weighted(ys: Array, weights: Any, size: int, config: Any) -> tuple[Array, A
         ys = np.stack([_rows(np.where(row == -100, 0, row), size) for row in ids])
     elif config.loss == "cross_entropy":
         unknown = np.isnan(ys).any(axis=-1, keepdims=True)
+    elif np.issubdtype(ys.dtype, np.floating):
+        unknown = np.isnan(ys)
     else:
-        unknown = np.isnan(ys) if np.issubdtype(ys.dtype, np.floating) else ys == -100
+        unknown = (ys == -100) & (config.loss == "binary_cross_entropy")
     weights = np.ones(len(ys)) if weights is None else _float64(weights)
     if config.target != "each" and weights.ndim > 1:
         weights = weights[:, None]
