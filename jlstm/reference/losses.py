@@ -69,8 +69,8 @@ def binary_cross_entropy(s: Array, p: Array, w: Array) -> tuple[Array, Array]:
         >>> losses.round(4).tolist(), ds.tolist()  # log 2
         ([0.6931], [[-0.5]])
     """
-    q = 1 / (1 + np.exp(-s))
-    return -(w * (p * np.log(q) + (1 - p) * np.log(1 - q))).mean(axis=1), w * (q - p) / s.shape[1]
+    log_q, log_not_q = -np.logaddexp(0, -s), -np.logaddexp(0, s)
+    return -(w * (p * log_q + (1 - p) * log_not_q)).mean(axis=1), w * (np.exp(log_q) - p) / s.shape[1]
 
 
 def gaussian(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
@@ -91,9 +91,9 @@ def gaussian(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
         ([0.5538], [[0.0, 0.7203]])
     """
     m, d, slope = _location_and_scale(s)
-    density = np.exp(-(((y - m) / d) ** 2) / 2) / (d * np.sqrt(2 * np.pi))
+    log_density = -(((y - m) / d) ** 2) / 2 - np.log(d * np.sqrt(2 * np.pi))
     by_m, by_d = (m - y) / d**2, 1 / d - (y - m) ** 2 / d**3
-    return _mean(-np.log(density), by_m, by_d * slope, w)
+    return _mean(-log_density, by_m, by_d * slope, w)
 
 
 def laplace(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
@@ -114,15 +114,15 @@ def laplace(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
         ([1.7686], [[1.4406, -0.3174]])
     """
     m, b, slope = _location_and_scale(s)
-    density = np.exp(-np.abs(y - m) / b) / (2 * b)
+    log_density = -np.abs(y - m) / b - np.log(2 * b)
     by_m, by_b = np.sign(m - y) / b, 1 / b - np.abs(y - m) / b**2
-    return _mean(-np.log(density), by_m, by_b * slope, w)
+    return _mean(-log_density, by_m, by_b * slope, w)
 
 
 def _location_and_scale(s: Array) -> tuple[Array, Array, Array]:
     """What scores stand for, and the derivative of the scale by what it is made of."""
     location, r = np.split(s, 2, axis=1)
-    return location, np.log1p(np.exp(r)) + 0.001, 1 / (1 + np.exp(-r))
+    return location, np.logaddexp(0, r) + 0.001, np.exp(-np.logaddexp(0, -r))
 
 
 def _mean(losses: Array, *derivatives_and_weights: Array) -> tuple[Array, Array]:
