@@ -88,7 +88,7 @@ def gaussian(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
     Example:
         >>> losses, ds = gaussian(np.array([[1.0, 0.0]]), np.array([[1.0]]), np.ones((1, 1)))
         >>> losses.round(4).tolist(), ds.round(4).tolist()  # log(0.6941 sqrt(2 pi))
-        ([0.5538], [[0.0, 0.7203]])
+        ([0.5539], [[0.0, 0.7203]])
     """
     m, d, slope = _location_and_scale(s)
     log_density = -(((y - m) / d) ** 2) / 2 - np.log(d * np.sqrt(2 * np.pi))
@@ -111,7 +111,7 @@ def laplace(s: Array, y: Array, w: Array) -> tuple[Array, Array]:
     Example:
         >>> losses, ds = laplace(np.array([[1.0, 0.0]]), np.array([[0.0]]), np.ones((1, 1)))
         >>> losses.round(4).tolist(), ds.round(4).tolist()  # log(2 0.6941) + 1 / 0.6941
-        ([1.7686], [[1.4406, -0.3174]])
+        ([1.7687], [[1.4406, -0.3174]])
     """
     m, b, slope = _location_and_scale(s)
     log_density = -np.abs(y - m) / b - np.log(2 * b)

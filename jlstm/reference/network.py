@@ -148,13 +148,13 @@ def loss_and_grad(
     """
     network = _network(params, xs, config, state, lengths, resets, masks)
     readout = network.params.readout
-    ys, weights = _weighted(np.asarray(ys), weights, len(readout.bias), config)
+    ys, weights = _weighted(np.asarray(ys), weights, config)
     loss, grad, total = 0.0, mapped(np.zeros_like, network.params), 0.0
     for b in np.flatnonzero(network.lengths).tolist():
         layers = _sequence(network, b)
         outputs, runs = _run(network, layers, b)
         rows = _compared(config, layers[-1], outputs)
-        y, weight = ys[b, : len(rows)], weights[b, : len(rows)]
+        y, weight = _rows(ys[b, : len(rows)], len(readout.bias)), weights[b, : len(rows)]
         scores = rows @ readout.weight + readout.bias
         losses, dscores = LOSSES[config.loss](scores, y, weight)
 
@@ -167,24 +167,23 @@ def loss_and_grad(
     return float(loss / (total or 1)), _drop_connect(grad, masks)
 
 
-def _weighted(ys: Array, weights: Any, size: int, config: Any) -> tuple[Array, Array]:
-    """Targets as floats `[B, T, ...]`, and the weights of answers, `[B, T, 1]` or `[B, T, C]`; T is 1 for one each."""
+def _weighted(ys: Array, weights: Any, config: Any) -> tuple[Array, Array]:
+    """Targets `[B, T, ...]`, 0 where they do not count, and weights `[B, T, 1]` or `[B, T, C]`; T is 1 for one each."""
     if config.target != "each":
         ys = ys[:, None]
-    if np.issubdtype(ys.dtype, np.integer) and config.loss == "cross_entropy":
-        unknown, ids = (ys == -100)[..., None], ys
-        ys = np.stack([_rows(np.where(row == -100, 0, row), size) for row in ids])
-    elif config.loss == "cross_entropy":
-        unknown = np.isnan(ys).any(axis=-1, keepdims=True)
-    elif np.issubdtype(ys.dtype, np.floating):
+    if np.issubdtype(ys.dtype, np.floating):
         unknown = np.isnan(ys)
     else:
-        unknown = (ys == -100) & (config.loss == "binary_cross_entropy")
+        unknown = (ys == -100) & (config.loss in ("cross_entropy", "binary_cross_entropy"))
+    if config.loss == "cross_entropy":
+        unknown = unknown[..., None] if ys.ndim == 2 else unknown.any(axis=-1, keepdims=True)
     weights = np.ones(len(ys)) if weights is None else _float64(weights)
     if config.target != "each" and weights.ndim > 1:
         weights = weights[:, None]
     weights = weights.reshape(weights.shape + (1,) * (3 - weights.ndim))
-    return np.where(unknown, 0, ys).astype(np.float64), np.where(unknown, 0, np.broadcast_to(weights, unknown.shape))
+    weights = np.where(unknown, 0, np.broadcast_to(weights, unknown.shape))
+    idle = weights == 0
+    return np.where(idle[..., 0] if ys.ndim == 2 else idle, 0, ys), weights
 
 
 def _network(params: Any, xs: ArrayLike, config: Any, state: Any, lengths: Any, resets: Any, masks: Any) -> Network:
