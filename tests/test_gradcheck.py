@@ -5,7 +5,7 @@ import functools
 import os
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +18,25 @@ from jlstm import reference
 from jlstm.cells import CELLS, GRU_BEFORE, LSTM, SLSTM
 from jlstm.cells.cell import Sizes, zero_states
 from jlstm.cells.lstm import LSTMParams, lstm_cell
-from jlstm.config import LSTMConfig
+from jlstm.config import Loss, LSTMConfig, Target
 from jlstm.gradcheck import BOUNDS, check, combinations, gradcheck, random_problem
 from jlstm.losses import loss_fn
+from jlstm.reference.losses import LOSSES
 from jlstm.unroll import unroll
 
 FLOAT64, DIFFERENCES, FLOAT32 = BOUNDS
 
 
 def draw(batch, time, sizes, targets, target, *given, seed=0):
-    """Draw a problem with targets of one kind and, of "tokens", "layers", "dropout", "state", "lengths", "resets", the
-    given."""
+    """Draw a problem with targets of one kind and, of "tokens", "layers", "dropout", "state", "lengths", "resets",
+    "weights", the given."""
     loss = "mse" if targets == "values" else "cross_entropy"
     inputs = "tokens" if "tokens" in given else "features"
     layers, dropout = 2 if "layers" in given else 1, 0.4 if "dropout" in given else 0.0
     problem = random_problem(LSTMConfig(*sizes, loss, target, inputs, layers, dropout), batch, time, seed)
     if targets == "probabilities":
         problem["ys"] = np.random.default_rng(seed).dirichlet(np.ones(sizes[2]), size=problem["ys"].shape)
-    return problem | {name: None for name in ("state", "lengths", "resets") if name not in given}
+    return problem | {name: None for name in ("state", "lengths", "resets", "weights") if name not in given}
 
 
 def worst(report):
@@ -523,3 +524,72 @@ def test_import_starts_no_device():
 def test_lengths_for_all_and_beyond_what_there_is_are_read_as_the_reference_reads_them(target, lengths):
     problem = random_problem(LSTMConfig(2, 3, 4, target=target), 3, 5)
     assert gradcheck(**problem | {"lengths": lengths}).passed
+
+
+# Every loss, with weights, lengths and unknown targets
+
+
+def unknown_in(ys, loss):
+    """Return targets of which the first one is unknown: a class, or one answer of several."""
+    ids = loss == "cross_entropy"
+    ys = ys.copy() if ids else ys.astype(np.float32)
+    ys.flat[0] = -100 if ids else np.nan
+    return ys
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def loss_and_gradient(params, given, config):
+    return jax.value_and_grad(lambda params: loss_fn(params, **given, config=config))(params)
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_every_loss_is_that_of_the_reference(x64, loss, target):
+    config = LSTMConfig(3, 4, 5, loss=loss, target=target)
+    problem = random_problem(config, 6, 5)
+    params = jax.tree.map(lambda array: array.astype(float), problem["params"])
+    problem["weights"][:2], problem["lengths"][:2] = 2.0, (5, 3)
+    given = {name: problem[name] for name in ("xs", "ys", "state", "lengths", "resets", "weights")}
+    given |= {"ys": unknown_in(given["ys"], loss)}
+    got, expected = loss_and_gradient(params, given, config), reference.loss_and_grad(params, config=config, **given)
+    assert got[0] == pytest.approx(expected[0], rel=1e-12)
+    assert_close(got[1], expected[1], 1e-12)
+    seen, _ = reference.loss_and_grad(params, config=config, **given | {"ys": problem["ys"]})
+    assert abs(seen - expected[0]) > 1e-4  # what is unknown would make a difference
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_every_bound_holds_for_every_loss_and_a_wrong_one_is_noticed(monkeypatch, loss):
+    """A derivative by the last score, one percent too large: that of a scale, where there is one."""
+    problem = random_problem(LSTMConfig(2, 3, 2, loss=loss), 3, 5)
+    problem["weights"][0], problem["ys"] = 1, unknown_in(problem["ys"], loss)
+    report = gradcheck(**problem)
+    assert report.passed, f"\n{report}"
+    right = LOSSES[loss]
+
+    def wrong(*given):
+        losses, ds = right(*given)
+        return losses, ds * np.append(np.ones(ds.shape[1] - 1), 1.01)
+
+    monkeypatch.setitem(LOSSES, loss, wrong)
+    assert {(FLOAT64, "readout.bias"), (FLOAT32, "readout.bias")} <= broken(gradcheck(**problem))
+
+
+def test_targets_and_weights_that_do_not_count_may_be_anything():
+    """Ids in the padding, and unknown ones, are read by neither."""
+    problem = draw(4, 6, SMALL, "ids", "each", "lengths", "weights") | {"lengths": np.array([5, 1, 2, 4])}
+    ys = problem["ys"].copy()
+    ys[np.arange(6) >= problem["lengths"][:, None]] = 99
+    assert gradcheck(**problem | {"ys": ys}).passed
+    one_hot = np.eye(SMALL[2], dtype=int)[problem["ys"]]
+    one_hot[0, 0] = -100
+    assert gradcheck(**problem | {"ys": one_hot}).passed
+
+
+def test_random_weights_leave_some_out():
+    problem = random_problem(LSTMConfig(*SMALL), 50, 40)
+    assert (problem["weights"].dtype, problem["weights"].shape) == (np.float32, (50, 40))
+    assert (problem["weights"] == 0).mean() == pytest.approx(0.2, abs=0.045)  # five standard errors of 2,000 draws
+    assert 0 <= problem["weights"].min() < 0.05 < 0.95 < problem["weights"].max() < 1
+    assert random_problem(LSTMConfig(*SMALL, target="last"), 7, 4)["weights"].shape == (7,)
+    assert random_problem(LSTMConfig(*SMALL, loss="binary_cross_entropy"), 7, 4)["ys"].dtype == bool

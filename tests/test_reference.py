@@ -20,13 +20,25 @@ LENGTHS = np.array([3, 0, 2])
 EACH = LSTMConfig(D, H, C)
 
 
-def random_params(rng, layers=1):
+# What there is for targets, and for which loss.
+KINDS = {
+    "ids": "cross_entropy",
+    "probabilities": "cross_entropy",
+    "values": "mse",
+    "answers": "binary_cross_entropy",
+    "of a normal distribution": "gaussian",
+    "of Laplace's distribution": "laplace",
+}
+
+
+def random_params(rng, layers=1, kind="ids"):
+    width = C * (2 if "distribution" in kind else 1)
+
     def layer(size):
         return LSTMParams(*(rng.normal(size=shape) for shape in [(4 * H, size), (4 * H, H), 4 * H]))
 
-    return ModelParams(
-        tuple(layer(H if k else D) for k in range(layers)), Readout(rng.normal(size=(H, C)), rng.normal(size=C))
-    )
+    readout = Readout(rng.normal(size=(H, width)), rng.normal(size=width))
+    return ModelParams(tuple(layer(H if k else D) for k in range(layers)), readout)
 
 
 def random_state(rng, layers=1):
@@ -39,12 +51,13 @@ def random_masks(rng, layers):
 
 def random_targets(rng, kind, target):
     shape = (B, T) if target == "each" else (B,)
-    ys = {
-        "ids": rng.integers(C, size=shape),
-        "probabilities": rng.uniform(size=(*shape, C)),  # rows do not sum to one
-        "values": rng.normal(size=(*shape, C)),
-    }[kind]
-    return ys, LSTMConfig(D, H, C, loss="mse" if kind == "values" else "cross_entropy", target=target)
+    if kind == "ids":
+        ys = rng.integers(C, size=shape)
+    elif kind in ("probabilities", "answers"):
+        ys = rng.uniform(size=(*shape, C))  # rows do not sum to one
+    else:
+        ys = rng.normal(size=(*shape, C))
+    return ys, LSTMConfig(D, H, C, loss=KINDS[kind], target=target)
 
 
 def arrays(params):
@@ -56,12 +69,12 @@ def sequence(state, b):
 
 
 @pytest.mark.parametrize("target", ["each", "last"])
-@pytest.mark.parametrize("kind", ["ids", "probabilities", "values"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layers", "tokens", "padded"), [(1, False, False), (1, True, True), (2, False, True)])
 def test_gradient_is_that_of_finite_differences(layers, tokens, padded, kind, target):
-    """With what the sequences start from, their lengths and each layer's mask, where it is `padded`."""
+    """With what the sequences start from, lengths, each layer's mask, weights and an unknown target if `padded`."""
     rng = np.random.default_rng(0)
-    params = random_params(rng, layers)
+    params = random_params(rng, layers, kind)
     xs = rng.integers(D, size=(B, T)) if tokens else rng.normal(size=(B, T, D))
     ys, config = random_targets(rng, kind, target)
     given = {}
@@ -70,7 +83,12 @@ def test_gradient_is_that_of_finite_differences(layers, tokens, padded, kind, ta
             "state": random_state(rng, layers),
             "lengths": LENGTHS,
             "masks": SimpleNamespace(outputs=random_masks(rng, layers)),
+            "weights": rng.uniform(size=ys.shape[: ys.ndim - (kind == "probabilities")]),
         }
+        unknown = (
+            ys[2, :1] if target == "each" else ys[2:]
+        )  # all that one of them has, or the last class or value alone
+        unknown[..., -1:] = -100 if kind == "ids" else np.nan
 
     _, grad = loss_and_grad(params, xs, ys, config, **given)
     for array, derivative in zip(arrays(params), arrays(grad), strict=True):
@@ -161,10 +179,10 @@ def test_mask_is_a_factor_of_what_the_layer_above_reads():
 
 
 @pytest.mark.parametrize("target", ["each", "last"])
-@pytest.mark.parametrize("kind", ["ids", "probabilities", "values"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_lengths_are_each_sequence_run_alone(kind, target):
     rng = np.random.default_rng(2)
-    params, xs, state = random_params(rng, 2), rng.normal(size=(B, T, D)), random_state(rng, 2)
+    params, xs, state = random_params(rng, 2, kind), rng.normal(size=(B, T, D)), random_state(rng, 2)
     ys, config = random_targets(rng, kind, target)
     padding = np.arange(T) >= LENGTHS[:, None]
     xs[padding] = np.nan
@@ -172,6 +190,7 @@ def test_lengths_are_each_sequence_run_alone(kind, target):
 
     scores, end = forward(params, xs, EACH, state=state, lengths=LENGTHS)
     loss, grad = loss_and_grad(params, xs, ys, config, state=state, lengths=LENGTHS)
+    assert loss != 0
 
     losses, grads, weights = [], [], []
     for b, length in enumerate(LENGTHS):
@@ -190,6 +209,25 @@ def test_lengths_are_each_sequence_run_alone(kind, target):
     assert loss == pytest.approx(np.average(losses, weights=weights), rel=1e-12)
     for array, *alone in zip(arrays(grad), *map(arrays, grads), strict=True):
         np.testing.assert_allclose(array, np.average(alone, axis=0, weights=weights), rtol=1e-10)
+
+
+@pytest.mark.parametrize("target", ["each", "last"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_no_weight_is_as_if_it_were_not_there(kind, target):
+    """Whether it is padding, unknown or weighted by 0, and whatever it is."""
+    rng = np.random.default_rng(4)
+    params, xs = random_params(rng, 1, kind), rng.normal(size=(B, T, D))
+    ys, config = random_targets(rng, kind, target)
+    weights = np.array([1.0, 0.0, 3.0])
+    expected = loss_and_grad(params, xs[[0, 2, 2, 2]], ys[[0, 2, 2, 2]], config)
+    ys[1] = C if kind == "ids" else np.inf
+    found = [loss_and_grad(params, xs, ys, config, weights=weights)]
+    ys[1] = -100 if kind == "ids" else np.nan
+    found += [loss_and_grad(params, xs, ys, config, weights=[1, 7, 3])]
+    for loss, grad in found:
+        assert loss == pytest.approx(expected[0], rel=1e-12)
+        for array, wanted in zip(arrays(grad), arrays(expected[1]), strict=True):
+            np.testing.assert_allclose(array, wanted, rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("target", ["each", "last"])
