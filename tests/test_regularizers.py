@@ -174,7 +174,7 @@ def test_training_is_the_reference_with_the_masks_handed_over():
 def test_forward_is_the_reference_with_the_masks_handed_over(x64):
     config = dataclasses.replace(SMALL, inputs="tokens")
     problem = random_problem(config, 3, 5)
-    key, _ = problem.pop("key"), problem.pop("ys")
+    key, *_ = (problem.pop(name) for name in ("key", "ys", "weights"))
     problem["params"] = jax.tree.map(lambda array: array.astype(float), problem["params"])
     run = jax.jit(forward)
     scores, ends = run(**problem, key=key)
