@@ -122,8 +122,10 @@ def numbers(name: str, value: Any) -> Any:
     return given
 
 
-def finite_numbers(name: str, value: Any, dtype: Any = np.float32, *, gaps: bool = False) -> np.ndarray:
-    """Return the argument `name` as a NumPy array of floats, in which every number is finite or, with gaps, NaN."""
+def finite_numbers(
+    name: str, value: Any, dtype: Any = np.float32, *, gaps: bool = False, advice: str = ""
+) -> np.ndarray:
+    """Return the argument `name` as a NumPy array of floats, all finite or, with `gaps`, NaN; `advice` is about NaN."""
     given = np.asarray(numbers(name, value))
     with np.errstate(over="ignore"):
         floats = given.astype(dtype)
@@ -131,7 +133,8 @@ def finite_numbers(name: str, value: Any, dtype: Any = np.float32, *, gaps: bool
     if not good.all():
         where = tuple(int(index) for index in np.argwhere(~good)[0])
         expected = f"finite numbers in {np.dtype(dtype)}{', or NaN for unknown ones' * gaps}"
-        raise ValueError(f"{name}: expected {expected}, got {given[where]} at index {where}")
+        advice = advice if np.isnan(floats[where]) else ""
+        raise ValueError(f"{name}: expected {expected}, got {given[where]} at index {where}{advice}")
     return floats
 
 

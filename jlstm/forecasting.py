@@ -121,7 +121,8 @@ def check_feeds_itself(config: Any, name: str = "config") -> None:
         raise ValueError(f"{name}: a forecast needs a network that reads values and tells values, got {came}")
     if config.input_size != config.output_size:
         came = f"input_size={config.input_size} and output_size={config.output_size}"
-        raise ValueError(f"{name}: a forecast needs a network whose outputs are its next inputs, got {came}")
+        advice = "a value some steps ahead is what `predict` tells after a training on SeriesWindows(ahead=...)"
+        raise ValueError(f"{name}: a forecast needs a network whose outputs are its next inputs, got {came}; {advice}")
     check_reads_forwards(config, name)
     if config.target == "mean":
         raise ValueError(f"{name}: a forecast needs a network with target='each' or 'last', got 'mean'")

@@ -13,6 +13,7 @@ from jlstm.series import SeriesWindows
 
 __all__ = ["as_batch", "as_predictions", "as_sequences", "as_series", "check_scores_ids", "check_text"]
 
+GAPS = "; SeriesWindows(table, length, fill='last') takes the last known value for a gap"
 ONE_EACH = "; a network that has one target for each sequence is made with target='last'"
 
 
@@ -104,8 +105,6 @@ def as_series(
     """
     if config.inputs == "tokens":
         raise ValueError(f"{name}: expected ids, with inputs='tokens', got SeriesWindows, whose readings are numbers")
-    if config.target == "mean":
-        raise ValueError(f"{name}: expected a network with target='each' or 'last' for SeriesWindows, got 'mean'")
     if series.tables.shape[1] != config.input_size:
         features = series.tables.shape[1]
         advice = f"a network for them has input_size={features}"
@@ -252,7 +251,7 @@ def _sequence(name: str, value: Any, config: LSTMConfig, dtype: Any) -> np.ndarr
         raise ValueError(f"{name}: expected a sequence {shapes}, I = {features}, got shape {array.shape}{advice}")
     if len(array) == 0:
         raise ValueError(f"{name}: expected at least one time step, got an empty sequence")
-    return finite_numbers(name, array, dtype)
+    return finite_numbers(name, array, dtype, advice=GAPS)
 
 
 def _sequences(name: str, array: np.ndarray, config: LSTMConfig, dtype: Any) -> np.ndarray:
@@ -278,7 +277,7 @@ def _sequences(name: str, array: np.ndarray, config: LSTMConfig, dtype: Any) -> 
         raise ValueError(f"{name}: expected at least one sequence, got shape {array.shape}")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one time step, got empty sequences, shape {array.shape}")
-    return finite_numbers(name, array, dtype)
+    return finite_numbers(name, array, dtype, advice=GAPS)
 
 
 def _tokens(name: str, array: np.ndarray, config: LSTMConfig, axes: tuple[str, ...]) -> np.ndarray:

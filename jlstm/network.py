@@ -33,6 +33,7 @@ from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate,
 __all__ = ["History", "LSTMNetwork", "Moment"]
 
 EVALUATED = 256  # how many sequences are evaluated together
+BUILT = 4096  # how many windows of a series are built at once to predict on them
 
 
 class History(NamedTuple):
@@ -40,7 +41,7 @@ class History(NamedTuple):
 
     Attributes:
         loss: the mean loss of each epoch's mini-batches, taken while the epoch trains.
-        validation: the loss on the validation data after each epoch; empty where there was none.
+        validation: the same loss on the validation data after each epoch; empty where there was none.
         accuracy: the share of the validation data's classes, or answers yes or no, that was right after each epoch;
             empty where there was none.
     """
@@ -251,7 +252,8 @@ class LSTMNetwork:
                 `StopIteration`.
             weights: how much each target counts, numbers from 0 up: `[N]`, `[N, T]` with a target for each step, or one
                 for each output of those that are no classes, an array or a list as X is. The loss is the weighted mean.
-            class_weights: how much each class counts, `[C]`, or no and yes, `[2]`; in the validation too.
+            class_weights: how much each class counts, `[C]`, or no and yes, `[2]`; in the validation too. The network
+                learns odds so weighted: with `[1, w]` the probability q that it tells stands for q / (q + w(1 - q)).
             callback_every: a number of epochs, up to `epochs`, or a part of one where an epoch takes long; by default a
                 twenty-fifth of `epochs`.
             validation: `(X, Y)`, `(X, Y, weights)`, `SeriesWindows` or `Windows`, on which the loss and, of classes and
@@ -339,7 +341,7 @@ class LSTMNetwork:
 
         Args:
             x: one sequence, `[T]` or `[T, I]`, as an array or a list of numbers; a batch, `[N, T, I]`, or `[N, T]` of
-                tokens; or a list of arrays, each a sequence.
+                tokens; a list of arrays, each a sequence; or `SeriesWindows`, which are a batch.
             return_std: whether to return the standard deviations beside the means, of a network that tells them.
 
         Returns:
@@ -353,6 +355,10 @@ class LSTMNetwork:
         tells_std = self.config.objective.noise is not None
         if switch("return_std", return_std) and not tells_std:
             raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, which tells none, got True")
+        if isinstance(x, SeriesWindows):
+            pieces = [x.part(k, k + BUILT).arrays()[0] for k in range(0, len(x), BUILT)]
+            told = [self.predict(piece, return_std=return_std) for piece in pieces]
+            return tuple(map(np.concatenate, zip(*told, strict=True))) if return_std else np.concatenate(told)
         sequences, kind = self._sequences(x)
         outputs = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
         outputs, deviations = _each(self._on_their_scale, outputs)
@@ -585,7 +591,8 @@ def _refuse(data: Any, others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is not None:
             kind = type(data).__name__
-            raise ValueError(f"{name}: expected None, since {kind} hold their own targets, got {type(value)}")
+            advice = "; write epochs=..." if isinstance(value, int) else ""
+            raise ValueError(f"{name}: expected None, since {kind} hold their own targets, got {type(value)}{advice}")
 
 
 def _each(function: Callable[[np.ndarray], tuple], arrays: Any) -> tuple:

@@ -17,17 +17,18 @@ LEAST_ROWS = 2**10  # smaller tables share a compiled shape
 
 
 @jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SeriesWindows:
     """Overlapping windows of so many rows over tables of readings, each with what comes some rows later.
 
-    A row is a time step. Window k of a table is `table[k * stride : k * stride + length]`; the target of its row t is
+    A row is a time step, as far from the next one as any other: a time without a reading is a row of NaN. Window k of a
+    table is `table[k * stride : k * stride + length]`; the target of its row t is
     `targets[t + ahead]`, and where there is one target for a sequence, it is that of the window's last row. No window
     reaches from one table into the next, nor beyond the last target.
 
     Args:
         tables: a table `[time, features]`, or `[time]` of one feature: an array, or what NumPy reads as one, such as a
-            pandas DataFrame; or a list of tables of different length, one a machine.
+            pandas DataFrame; or a list of tables of different length, one a machine. One too short gives no window.
         length: the number of rows of a window.
         targets: what is to be told of each row, of as many rows as the tables, in a list where those are: values
             `[time]` or `[time, C]`, class ids or booleans `[time]`; NaN is unknown, and does not count. By default the
@@ -86,6 +87,11 @@ class SeriesWindows:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        features = self.tables.shape[1]
+        size = f"{len(self):,} of {self.length} rows, {features} feature{'s' * (features > 1)}"
+        return f"SeriesWindows({size}, targets {self.ahead} row{'s' * (self.ahead != 1)} ahead)"
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -104,11 +110,11 @@ class SeriesWindows:
         """None of them goes on from another."""
         return 0
 
-    def arrays(self, target: Literal["each", "last"] = "each") -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, target: Literal["each", "last", "mean"] = "each") -> tuple[np.ndarray, np.ndarray]:
         """Build all windows.
 
         Args:
-            target: "each" for the targets of all rows of a window, "last" for that of the last one.
+            target: "each" for the targets of all rows of a window, else that of the last one.
 
         Returns:
             The windows, `[N, length, features]`, and their targets, `[N, length, ...]` or `[N, ...]`.
@@ -153,6 +159,10 @@ class SeriesWindows:
             filled_up(self.starts, windows),
         )
 
+    def part(self, first: int, last: int) -> "SeriesWindows":
+        """Return the windows from the first to before the last."""
+        return self.with_arrays(self.tables, self.targets, self.weights, self.starts[first:last])
+
     def with_arrays(self, tables: Any, targets: Any, weights: Any, starts: Any) -> "SeriesWindows":
         """Return windows of the same shape over other arrays."""
         windows = object.__new__(SeriesWindows)  # these may be tracers, which can't be checked
@@ -179,8 +189,8 @@ def _tables(value: Any) -> dict[str, np.ndarray]:
     for name, table in found.items():
         array = np.asarray(numbers(name, table))
         array = array.astype(float)[:, None] if array.ndim == 1 else array.astype(float)
-        if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"{name}: expected a table [time, features] with rows, got shape {np.shape(table)}")
+        if array.ndim != 2 or array.shape[1] == 0:
+            raise ValueError(f"{name}: expected a table [time, features], got shape {np.shape(table)}")
         if np.isinf(array).any():
             row, feature = np.argwhere(np.isinf(array))[0]
             raise ValueError(
