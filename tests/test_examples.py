@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -168,7 +169,9 @@ def test_gradients_agree():
     assert example("gradients").main([]) is True
 
 
-@pytest.mark.parametrize("name", ["progression", "functional", "shakespeare", "gradients", "own_cell"])
+@pytest.mark.parametrize(
+    "name", ["progression", "functional", "shakespeare", "gradients", "own_cell", "classification"]
+)
 def test_help(name, capsys):
     module = example(name)
     with pytest.raises(SystemExit) as stopped:
@@ -238,3 +241,100 @@ def test_sensors_are_read_with_gaps_and_of_different_length(tmp_path):
     np.testing.assert_array_equal(table, [[1, 2, 3, 4, 5, 6], [1, np.nan, 3, 4, 5, np.nan]])
     assert (times[1] - times[0], failed.tolist()) == (np.timedelta64(1, "h"), [False, True])
     assert pumps["B"][1].tolist() == [[1e-3, 2, 3, 4, 5, 6e5]]
+
+
+def utterances(rng, counts):
+    """Made utterances of some speakers, each with a tone of his own under noise: 7 to 12 steps of 3 numbers."""
+    made = []
+    for speaker in np.repeat(np.arange(len(counts)), counts):
+        steps = np.arange(rng.integers(7, 13))[:, None]
+        tone = np.sin(steps * (0.4 + 0.5 * speaker) + np.arange(3))
+        made.append(np.round(tone + 0.2 * rng.normal(size=tone.shape), 6))
+    return made
+
+
+@pytest.fixture(scope="module")
+def vowels(tmp_path_factory):
+    """The same made utterances in a folder of UCI's files, in one of `.ts` files, and in a zip archive."""
+    folder, rng = tmp_path_factory.mktemp("vowels"), np.random.default_rng(0)
+    uci, ts, archive = folder / "uci", folder / "ts", folder / "uci.zip"
+    uci.mkdir()
+    ts.mkdir()
+    for part, counts in (("train", [20, 20, 20]), ("test", [11, 7, 12])):
+        made = utterances(rng, counts)
+        speakers = [str(k + 1) for k, count in enumerate(counts) for _ in range(count)]
+        rows = ["".join(" ".join(map(str, x)) + " \n" for x in sequence) + "\n" for sequence in made]
+        (uci / f"ae.{part}").write_text("".join(rows))
+        (uci / f"size_ae.{part}").write_text(" ".join(map(str, counts)) + " \n")
+        lines = [":".join(",".join(map(str, x)) for x in s.T) + f":{k}\n" for s, k in zip(made, speakers, strict=True)]
+        (ts / f"JapaneseVowels_{part.upper()}.ts").write_text("# a remark\n@problemName Made\n@data\n" + "".join(lines))
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in uci.iterdir():
+            opened.write(path, path.name)
+    return uci, ts, archive
+
+
+def test_classification_reads_the_same_from_every_kind_of_file(vowels):
+    read = example("classification").read
+    expected = np.random.default_rng(0)
+    for counts, *parts in zip(([20, 20, 20], [11, 7, 12]), *map(read, vowels), strict=True):
+        made = utterances(expected, counts)
+        for sequences, speakers in parts:
+            assert list(speakers) == ["1"] * counts[0] + ["2"] * counts[1] + ["3"] * counts[2]
+            for sequence, x in zip(sequences, made, strict=True):
+                np.testing.assert_array_equal(sequence, x)
+
+
+def test_classification_tells_made_speakers_apart(vowels, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    small = ["--networks", "2", "--hidden", "16", "--epochs", "100", "--plot", str(tmp_path / "plot.png")]
+    median, together = example("classification").main(["--data", str(vowels[0]), *small])
+    assert min(median, together) >= 0.9  # guessing gets 0.4
+    assert f"(the mean of their probabilities): {together:.2%}" in capsys.readouterr().out
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ae.test", None, "expected ae.train, ae.test and .* No such file"),
+        ("size_ae.test", "11 7 13", "expected as many utterances as the sizes say, 31, got 30"),
+        ("ae.train", "0.1 what 0.3\n", "could not convert string 'what'"),
+        ("ae.train", "0.1 0.3\n0.1\n", "columns changed"),
+    ],
+    ids=["missing", "sizes", "words", "ragged"],
+)
+def test_classification_says_what_is_wrong_with_its_files(vowels, tmp_path, name, content, message):
+    for path in vowels[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).unlink()
+    if content:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"--data: .*{message}"):
+        example("classification").main(["--data", str(tmp_path)])
+
+
+def test_classification_keeps_what_it_downloaded(vowels, tmp_path, monkeypatch):
+    module = example("classification")
+    cache, url = tmp_path / "jlstm" / "japanese_vowels.zip", vowels[2].as_uri()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "URL", (vowels[0] / "ae.train").as_uri())
+    with pytest.raises(SystemExit, match=r"The download failed \(File is not a zip file\)"):
+        module.download()
+    assert not cache.exists()
+    monkeypatch.setattr(module, "URL", url)
+    assert module.download() == cache
+    assert cache.read_bytes() == vowels[2].read_bytes()
+    monkeypatch.setattr(module, "URL", "file:///nowhere")
+    assert len(module.read(module.download())[1][0]) == 30
+
+
+@pytest.mark.slow
+def test_classification_tells_the_nine_speakers_apart():
+    """A minute on two idle cores; the two figures are the README's, with room for other machines' rounding."""
+    folder = os.environ.get("JLSTM_VOWELS")
+    if not folder:
+        pytest.skip("JLSTM_VOWELS does not name the folder of JapaneseVowels_TRAIN.ts and JapaneseVowels_TEST.ts")
+    median, together = example("classification").main(["--data", folder])
+    assert median >= 0.97
+    assert together >= 0.98
