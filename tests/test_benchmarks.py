@@ -8,7 +8,20 @@ import jax
 import numpy as np
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import agreement, cells, generation, learning, machine, peers, plot, shapes, subjects, tables, timing
+from benchmarks import (
+    addition,
+    agreement,
+    cells,
+    generation,
+    learning,
+    machine,
+    peers,
+    plot,
+    shapes,
+    subjects,
+    tables,
+    timing,
+)
 
 from jlstm.cells import CELLS
 
@@ -272,6 +285,11 @@ def test_few_epochs_leave_questions_open():
     right = learning.answers_right(0, learning.TRIPLE, epochs=1)
     assert isinstance(right, int)
     assert 0 <= right < 950
+
+
+def test_addition_tells_when_sums_were_right():
+    assert addition.reached([(5.0, 0.5), (8.0, 0.99), (11.0, 0.98)]) == (2, 8.0)
+    assert addition.reached([(5.0, 0.5)]) == (None, None)
 
 
 def test_workers_find_the_same_settings_and_their_own_allocator(monkeypatch):

@@ -12,10 +12,12 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_documented import text
 
+from jlstm.config import LSTMConfig
 from jlstm.evaluation import TextLoss
 from jlstm.language_model import Checked
 
@@ -169,9 +171,7 @@ def test_gradients_agree():
     assert example("gradients").main([]) is True
 
 
-@pytest.mark.parametrize(
-    "name", ["progression", "functional", "shakespeare", "gradients", "own_cell", "classification"]
-)
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_help(name, capsys):
     module = example(name)
     with pytest.raises(SystemExit) as stopped:
@@ -338,3 +338,40 @@ def test_classification_tells_the_nine_speakers_apart():
     median, together = example("classification").main(["--data", folder])
     assert median >= 0.97
     assert together >= 0.98
+
+
+@pytest.fixture
+def addition(monkeypatch):
+    """The example with a smaller network and smaller batches, for sums of two digits."""
+    module = example("addition")
+    monkeypatch.setattr(module, "CONFIG", LSTMConfig(13, 64, 13, inputs="tokens"))
+    monkeypatch.setattr(module, "BATCH", 32)
+    return module
+
+
+def test_addition_answers_sums_that_it_never_saw(addition, capsys):
+    share = addition.main(["--digits", "2", "--sums", "4000", "--epochs", "14"])
+    assert share >= 0.6  # guessing gets a hundredth
+    *_, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"[✓✗] \d+\+\d+=\d+(, which is \d+)?", last)
+
+
+def test_addition_draws_no_sum_twice(addition):
+    questions, answers = set(), []
+    for batch in addition.draw_sums(0, 1000, 2):
+        for xs, ys in zip(batch.xs[:, ::-1].tolist(), batch.ys.tolist(), strict=True):
+            question, answer = ("".join(addition.CHARACTERS[k] for k in ids) for ids in (xs, ys))
+            numbers = sorted(map(int, question.split("+")))
+            assert sum(numbers) == int(answer)
+            questions.add(tuple(numbers))
+            answers.append(answer)
+    assert len(questions) == len(answers) == 1000
+    with pytest.raises(SystemExit, match="--sums: expected at most 55 with numbers of 1 digits, got 56"):
+        addition.draw_sums(0, 56, 1)
+
+
+@pytest.mark.parametrize(("name", "shares"), [("addition", [[0.1, 0.2, 0.9], [0.7, 0.8, 0.95]])])
+def test_shares_are_drawn(tmp_path, name, shares):
+    pytest.importorskip("matplotlib")
+    example(name).draw(jnp.array(shares), tmp_path / "shares.png")
+    assert (tmp_path / "shares.png").read_bytes().startswith(b"\x89PNG")

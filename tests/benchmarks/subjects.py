@@ -49,6 +49,9 @@ SUBJECTS = {
     "devices": Subject("devices", "one CPU device against one a core, and what the rule chooses", (3.5,)),
     "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
     "cells": Subject("cells", "every cell beside a plain scan, torch's GRU and both directions, dropouts", (9.0,)),
+    "addition": Subject(
+        "addition", "examples/addition.py beside Keras's; only where it is named", (30.0,), devices=False, usual=False
+    ),
     "cells-learning": Subject("cells_learning", "what every cell learns; only where it is named", (35.0,), usual=False),
 }
 QUICK_PART = 0.1  # of a subject's minutes, roughly
