@@ -370,7 +370,15 @@ def test_addition_draws_no_sum_twice(addition):
         addition.draw_sums(0, 56, 1)
 
 
-@pytest.mark.parametrize(("name", "shares"), [("addition", [[0.1, 0.2, 0.9], [0.7, 0.8, 0.95]])])
+def test_memory_tells_an_agent_where_to_turn():
+    remembers, forgets = example("memory").main(["--length", "4", "--updates", "100"])
+    assert remembers >= 0.99
+    assert 0.4 <= forgets <= 0.6  # it can't but guess
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("addition", [[0.1, 0.2, 0.9], [0.7, 0.8, 0.95]]), ("memory", [[0.0, 0.5], [1.0, 0.5]])]
+)
 def test_shares_are_drawn(tmp_path, name, shares):
     pytest.importorskip("matplotlib")
     example(name).draw(jnp.array(shares), tmp_path / "shares.png")
