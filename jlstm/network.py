@@ -26,7 +26,7 @@ from jlstm.objectives import known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.scaling import Scalings, restored, scaling_of, standardized
+from jlstm.scaling import Scaling, Scalings, restored, scaling_of, standardized
 from jlstm.series import SeriesWindows
 from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate, fit, fresh_state
 
@@ -574,7 +574,7 @@ class LSTMNetwork:
         sequences, kind = as_sequences(x, self.config, np.float32 if scalings is None else np.float64)
         if scalings is None:
             return sequences, kind
-        return _each(lambda xs: (standardized(xs, scalings.inputs),), sequences)[0], kind
+        return _each(lambda xs: (np.float32(standardized(xs, scalings.inputs)),), sequences)[0], kind
 
     def _on_their_scale(self, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what the network told, `[..., C, 1]`, and the deviations behind it, where there are any."""
@@ -607,17 +607,17 @@ def _scaled(data: Any, scalings: Scalings | None) -> Any:
     if scalings is None or data is None:
         return data
     into, out = scalings
-    return data.mapped(lambda xs: standardized(xs, into), lambda ys: ys if out is None else standardized(ys, out))
+    return data.mapped(
+        lambda xs: np.float32(standardized(xs, into)),
+        lambda ys: ys if out is None else np.float32(standardized(ys, out)),
+    )
 
 
-def _on_trained_scale(prediction: Any, target: np.ndarray, scaling: Any) -> tuple[Any, np.ndarray]:
-    def of(values: np.ndarray) -> np.ndarray:
-        return (values - scaling.mean) / scaling.deviation
-
+def _on_trained_scale(prediction: Any, target: np.ndarray, scaling: Scaling) -> tuple[Any, np.ndarray]:
     if isinstance(prediction, tuple):
         mean, deviation = prediction
-        return (of(mean), deviation / scaling.deviation), of(target)
-    return of(prediction), of(target)
+        return (standardized(mean, scaling), deviation / scaling.deviation), standardized(target, scaling)
+    return standardized(prediction, scaling), standardized(target, scaling)
 
 
 def _history(stands: Standing) -> History:

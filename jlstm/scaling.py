@@ -52,13 +52,13 @@ def scaling_of(rows: np.ndarray) -> Scaling:
 
 
 def standardized(values: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """Return values `[..., F]` as multiples of the deviation from the mean, in float32.
+    """Return values `[..., F]` as multiples of the deviation from the mean, in float64.
 
     Example:
         >>> standardized(np.array([[1.0], [3.0]]), Scaling(np.array([2.0]), np.array([0.5]))).tolist()
         [[-2.0], [2.0]]
     """
-    return ((values - scaling.mean) / scaling.deviation).astype(np.float32)
+    return (values - scaling.mean) / scaling.deviation
 
 
 def restored(values: Any, scaling: Scaling) -> np.ndarray:
