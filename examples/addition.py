@@ -38,7 +38,7 @@ def draw_sums(seed: int, count: int, digits: int) -> tuple[jlstm.Batch, jlstm.Ba
     a, b = rng.integers(0, 10 ** rng.integers(1, digits + 1, (2, 20 * count)))
     _, first = np.unique(np.minimum(a, b) * 10**digits + np.maximum(a, b), return_index=True)
     if len(first) < count:
-        raise SystemExit(f"--sums: expected at most {len(first)} with numbers of {digits} digits, got {count}")
+        raise SystemExit(f"--sums: expected at most {len(first)} with --digits {digits}, got {count}")
     chosen = rng.permutation(np.sort(first)[:count])
     questions = [f"{a}+{b}".ljust(2 * digits + 1)[::-1] for a, b in zip(a[chosen], b[chosen], strict=True)]
     answers = [f"{total}".ljust(digits + 1) for total in (a + b)[chosen]]

@@ -366,7 +366,7 @@ def test_addition_draws_no_sum_twice(addition):
             questions.add(tuple(numbers))
             answers.append(answer)
     assert len(questions) == len(answers) == 1000
-    with pytest.raises(SystemExit, match="--sums: expected at most 55 with numbers of 1 digits, got 56"):
+    with pytest.raises(SystemExit, match="--sums: expected at most 55 with --digits 1, got 56"):
         addition.draw_sums(0, 56, 1)
 
 

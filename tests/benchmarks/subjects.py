@@ -50,7 +50,7 @@ SUBJECTS = {
     "learning": Subject("learning", "what the defaults learn", (6.0,), devices=False),
     "cells": Subject("cells", "every cell beside a plain scan, torch's GRU and both directions, dropouts", (9.0,)),
     "addition": Subject(
-        "addition", "examples/addition.py beside Keras's; only where it is named", (30.0,), devices=False, usual=False
+        "addition", "examples/addition.py beside Keras's; only where it is named", (10.0,), devices=False, usual=False
     ),
     "cells-learning": Subject("cells_learning", "what every cell learns; only where it is named", (35.0,), usual=False),
 }
