@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jlstm.checks import alike, finite_numbers, lengths_of, prng_key, shaped, whole_number
+from jlstm.checks import alike, describe, finite_numbers, fits, lengths_of, prng_key, whole_number, written
 from jlstm.config import LSTMConfig, check_config
 from jlstm.devices import AXIS, compiled, mesh_for, replicate, scatter, split_batch, to_whole_devices
 from jlstm.model import ModelParams, check_reads_forwards, params_shapes, read_out, stepper, weights_of
@@ -77,7 +77,10 @@ def forecast(
     """
     check_feeds_itself(config)
     params = alike("params", params, params_shapes(config))
-    xs = finite_numbers("xs", shaped("xs", xs, batch=None, time=None, features=config.input_size))
+    xs = finite_numbers("xs", xs)  # in NumPy: each length of an array of JAX has a program of its own that copies it
+    if not fits(xs.shape, None, None, config.input_size):
+        expected = written({"batch": None, "time": None, "features": config.input_size})
+        raise ValueError(f"xs: expected {expected}, got {describe(xs)}")
     steps = whole_number("steps", steps, least=1)
     if samples is not None:
         samples = whole_number("samples", samples, least=1)
@@ -90,7 +93,7 @@ def forecast(
     if (wrong := counts[(counts < 1) | (counts > time)]).size:
         raise ValueError(f"lengths: expected from 1 to time = {time} steps, got {wrong[0]}")
     same = Feedback(np.ones(size, np.float32), np.zeros(size, np.float32))
-    feedback = same if feedback is None else alike("feedback", feedback, same)
+    feedback = alike("feedback", same if feedback is None else feedback, same)
     mesh, width = _places(batch, params)
     scores, state = read(replicate(params, mesh), xs, counts.astype(np.int32), width, config, mesh)
 

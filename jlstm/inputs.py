@@ -21,7 +21,7 @@ def as_batch(
     X: Any,
     Y: Any,
     config: LSTMConfig,
-    names: tuple[str, str] = ("X", "Y"),
+    names: tuple[str, str, str] = ("X", "Y", "weights"),
     *,
     weights: Any = None,
     class_weights: Any = None,
@@ -37,7 +37,7 @@ def as_batch(
             yes, `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for one output. Without the time axis where there is one a
             sequence. NaN, and the id -100, are unknown.
         config: the network that will read them.
-        names: what to call the two in an error.
+        names: what to call X, Y and the weights in an error.
         weights: how much each target counts, an array or a list of N: `[N]`, `[N, T]` with a target for each step, or
             one for each output of those that are no classes; all alike where None.
         class_weights: how much each class counts, `[C]`, or for "binary_cross_entropy" no and yes, `[2]`; of targets
@@ -57,7 +57,7 @@ def as_batch(
         >>> as_batch([[0.1, 0.2], [0.3]], [[0, 1], [2]], config).lengths
         array([2, 1])
     """
-    x_name, y_name = names
+    x_name, y_name, weights_name = names
     given = _each(x_name, X)
     if isinstance(given, list):
         sequences = [_sequence(f"{x_name}[{k}]", sequence, config, dtype) for k, sequence in enumerate(given)]
@@ -74,7 +74,7 @@ def as_batch(
         steps = np.full(len(xs), xs.shape[1])
     ys = _targets(y_name, Y, config, steps, x_name, dtype)
     real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
-    counted = _weights(weights, class_weights, ys, real, config)
+    counted = _weights(weights_name, weights, class_weights, ys, real, config)
     _check_any_counts(y_name, ys, counted, real)
     return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps, weights=counted)
 
@@ -111,7 +111,7 @@ def as_series(
         raise ValueError(f"{name}: expected tables of {config.input_size} features, got {features}; {advice}")
     each, real = f"{name}.targets", np.ones(len(series.tables), bool)
     targets = _in_one_form(each, series.targets, config, real, dtype, "rows")
-    weights = _weights(series.weights, class_weights, targets, real, config)
+    weights = _weights(f"{name}.weights", series.weights, class_weights, targets, real, config)
     _check_any_counts(each, targets, weights, real)
     tables = finite_numbers(f"{name}.tables", series.tables, dtype)
     return series.with_arrays(tables, targets, weights, series.starts)
@@ -366,19 +366,19 @@ def _expected_targets(config: LSTMConfig, axes: str) -> str:
     return "targets of shape " + " or ".join(shapes)
 
 
-def _weights(weights: Any, class_weights: Any, ys: np.ndarray, real: np.ndarray, config: LSTMConfig) -> Any:
+def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: np.ndarray, config: LSTMConfig) -> Any:
     """Return how much each of the targets `ys` counts, of the shape of `real` or with fewer or more axes, or None."""
     found = None
     if weights is not None:
-        given = _each("weights", weights)
+        given = _each(name, weights)
         if isinstance(given, list):
-            given = _padded_as("weights", given, real)
+            given = _padded_as(name, given, real)
         of_answers = *real.shape, config.output_size
         shapes = [real.shape[:k] for k in range(1, real.ndim + 1)]
         shapes += [] if config.objective.answers == "classes" else [of_answers]
         if given.shape not in shapes:
-            raise ValueError(f"weights: expected shape {' or '.join(map(str, shapes))}, got {describe(given)}")
-        found = _not_negative("weights", given)
+            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {describe(given)}")
+        found = _not_negative(name, given)
     if class_weights is None:
         return found
     if config.objective.answers == "values":

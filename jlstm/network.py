@@ -14,7 +14,7 @@ from jax.tree_util import keystr
 
 from jlstm.cells import LSTM, Cell
 from jlstm.checkpoint import Saved, load, save
-from jlstm.checks import alike, class_only, finite_numbers, real_number, switch, whole_number, whole_seed
+from jlstm.checks import alike, class_only, describe, finite_numbers, real_number, switch, whole_number, whole_seed
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
 from jlstm.data import Streams, Windows, filled_up
 from jlstm.devices import everywhere, replicate
@@ -32,6 +32,7 @@ from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate,
 
 __all__ = ["History", "LSTMNetwork", "Moment"]
 
+NAMES = "X", "Y", "weights"
 EVALUATED = 256  # how many sequences are evaluated together
 BUILT = 4096  # how many windows of a series are built at once to predict on them
 
@@ -271,7 +272,7 @@ class LSTMNetwork:
             TypeError, ValueError: an argument does not fit; the message names it, and nothing was changed.
             FloatingPointError: the loss became NaN; the network keeps its last finite parameters, or the best.
         """
-        data = self._data(X, Y, ("X", "Y"), weights, class_weights)
+        data = self._data(X, Y, NAMES, weights, class_weights)
         held_out = None if validation is None else self._validation(validation, class_weights)
         epochs = whole_number("epochs", epochs, least=0)
         callback = _callback(periodic_callback)
@@ -333,7 +334,7 @@ class LSTMNetwork:
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        data = _scaled(self._without_streams(X, Y, ("X", "Y"), weights, class_weights), self._trained.scalings)
+        data = _scaled(self._without_streams(X, Y, NAMES, weights, class_weights), self._trained.scalings)
         return evaluate(self.params, data, batch_size=EVALUATED, config=self.config)
 
     def predict(self, x: Any, *, return_std: bool = False) -> Any:
@@ -354,7 +355,8 @@ class LSTMNetwork:
         """
         tells_std = self.config.objective.noise is not None
         if switch("return_std", return_std) and not tells_std:
-            raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, which tells none, got True")
+            advice = "which tells values and no distribution; 'gaussian' and 'laplace' do"
+            raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, {advice}")
         if isinstance(x, SeriesWindows):
             pieces = [x.part(k, k + BUILT).arrays()[0] for k in range(0, len(x), BUILT)]
             told = [self.predict(piece, return_std=return_std) for piece in pieces]
@@ -404,7 +406,8 @@ class LSTMNetwork:
         feedback, scalings = None, self._trained.scalings
         if scalings is not None and scalings.targets is not None:
             into, out = scalings.inputs, scalings.targets
-            feedback = Feedback(out.deviation / into.deviation, (out.mean - into.mean) / into.deviation)
+            scale, shift = out.deviation / into.deviation, (out.mean - into.mean) / into.deviation
+            feedback = Feedback(scale.astype(np.float32), shift.astype(np.float32))
         paths = forecast(
             self.params,
             sequences,
@@ -438,7 +441,7 @@ class LSTMNetwork:
         else:
             if not isinstance(predictions, tuple) or len(predictions) != 2:
                 expected = "(means, deviations), as predict(x, return_std=True) returns them"
-                raise TypeError(f"predictions: expected {expected}, got {type(predictions)}")
+                raise TypeError(f"predictions: expected {expected}, got {describe(predictions)}")
             means, deviations = (as_predictions(part, targets, self.config) for part in predictions)
             pairs = [((mean, std), target) for (mean, target), (std, _) in zip(means, deviations, strict=True)]
         total, count = 0.0, 0
@@ -532,13 +535,13 @@ class LSTMNetwork:
             shape=self._schedule,
         )
 
-    def _data(self, X: Any, Y: Any, names: tuple[str, str], weights: Any = None, class_weights: Any = None) -> Any:
+    def _data(self, X: Any, Y: Any, names: tuple[str, str, str], weights: Any = None, class_weights: Any = None) -> Any:
         dtype = np.float64 if self.standardize else np.float32  # where the mean is large, the rest is small beside it
         if isinstance(X, SeriesWindows):
-            _refuse(X, {names[1]: Y, "weights": weights})
+            _refuse(X, {names[1]: Y, names[2]: weights})
             return as_series(X, self.config, names[0], class_weights=class_weights, dtype=dtype)
         if isinstance(X, (Windows, Streams)):
-            _refuse(X, {names[1]: Y, "weights": weights, "class_weights": class_weights})
+            _refuse(X, {names[1]: Y, names[2]: weights, "class_weights": class_weights})
             if self.standardize:
                 raise ValueError(f"{names[0]}: expected sequences of numbers with standardize=True, got {type(X)}")
             return check_text(X, self.config, names[0])
@@ -547,7 +550,7 @@ class LSTMNetwork:
         return as_batch(X, Y, self.config, names, weights=weights, class_weights=class_weights, dtype=dtype)
 
     def _without_streams(
-        self, X: Any, Y: Any, names: tuple[str, str], weights: Any = None, class_weights: Any = None
+        self, X: Any, Y: Any, names: tuple[str, str, str], weights: Any = None, class_weights: Any = None
     ) -> Any:
         if isinstance(X, Streams):
             raise TypeError(f"{names[0]}: expected sequences, SeriesWindows or Windows, got {type(X)}")
@@ -555,12 +558,12 @@ class LSTMNetwork:
 
     def _validation(self, validation: Any, class_weights: Any) -> Any:
         if isinstance(validation, (Windows, SeriesWindows)):
-            return self._data(validation, None, ("validation", "Y"), None, class_weights)
+            return self._data(validation, None, ("validation", "Y", "weights"), None, class_weights)
         if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
             expected = "(X, Y), (X, Y, weights), SeriesWindows or Windows"
-            raise TypeError(f"validation: expected {expected}, got {type(validation)}")
+            raise TypeError(f"validation: expected {expected}, got {describe(validation)}")
         X, Y, *weights = validation
-        names = "validation[0]", "validation[1]"
+        names = "validation[0]", "validation[1]", "validation[2]"
         return self._without_streams(X, Y, names, weights[0] if weights else None, class_weights)
 
     def _scalings_of(self, data: Any) -> Scalings:
