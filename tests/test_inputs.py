@@ -428,11 +428,13 @@ def test_y_of_another_length_where_x_is_ragged():
 
 
 def test_errors_call_the_arguments_by_the_names_they_were_given():
-    names = ("validation_data[0]", "validation_data[1]")
+    names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
     with refuses(ValueError, "validation_data[0]", "sequences", "shape"):
         as_batch(HOT, IDS, ONE, names)
     with refuses(ValueError, "validation_data[1]", "the 2 sequences of validation_data[0]", "shape"):
         as_batch(X, IDS[:1], ONE, names)
+    with refuses(ValueError, "validation_data[2]", "numbers from 0 up", "-1.0"):
+        as_batch(X, IDS, ONE, names, weights=[1, -1])
 
 
 @parametrize(

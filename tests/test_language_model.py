@@ -66,7 +66,8 @@ def test_progress_counts_characters_and_shows_every_check(monkeypatch):
         def __init__(self, epochs, items, unit):
             shown.append((epochs, items, unit))
 
-        def update(self, epochs_done, loss, validation=None):
+        def update(self, epochs_done, loss, validation=None, accuracy=None):
+            assert accuracy is None, "a text's characters are not counted right or wrong"
             shown.append((epochs_done, validation))
 
         clear = close = lambda self: None

@@ -750,6 +750,13 @@ BAD_TRAINING = {
         TypeError,
         r"validation: expected \(X, Y\), \(X, Y, weights\), SeriesWindows or",
     ),
+    "validation of four": ((X, Y, 1), {"validation": (X, Y, X, X)}, TypeError, "validation: .*, got a tuple of 4$"),
+    "validation weights": (
+        (X, Y, 1),
+        {"validation": (X, Y, X[:, :2])},
+        ValueError,
+        r"validation\[2\]: expected shape \(6,\) or \(6, 5\), got float64 of shape \(6, 2\)",
+    ),
     "validation X": ((X, Y, 1), {"validation": (X * np.nan, Y)}, ValueError, r"validation\[0\]: expected finite"),
     "validation Y": ((X, Y, 1), {"validation": (X, Y + 1)}, ValueError, r"validation\[1\]: expected class ids"),
     "validation windows": ((X, Y, 1), {"validation": Windows([0, 9], 1)}, ValueError, "validation: expected ids below"),
@@ -1225,7 +1232,9 @@ def test_predictions_come_with_their_standard_deviations(loss, deviation):
 
 
 def test_values_have_no_deviation(untouched):
-    with pytest.raises(ValueError, match=r"^return_std: expected False with loss='mse', which tells none, got True"):
+    with pytest.raises(
+        ValueError, match=r"^return_std: expected False with loss='mse', which tells values and no dist"
+    ):
         new(output_size=1, loss="mse").predict(X[0], return_std=True)
     with pytest.raises(TypeError, match=r"^return_std: expected True or False, got 1"):
         untouched.predict(X[0], return_std=1)

@@ -64,6 +64,11 @@ def test_line(epochs_done, loss, speed, validation, line):
     assert Progress(epochs=10, items=150).line(epochs_done, loss, speed, validation) == line
 
 
+def test_line_says_how_much_of_the_held_out_data_is_right():
+    line = Progress(epochs=10, items=150).line(1, 3.0, None, 2.5, 0.9876)
+    assert line == "epoch 1/10 | loss 3.0000 | validation 2.5000, 98.8% right"
+
+
 def test_plain_lines_are_occasional(clock, monkeypatch):
     err = stream(monkeypatch, terminal=False)
     shown = Progress(epochs=100, items=150)
