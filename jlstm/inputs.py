@@ -372,12 +372,12 @@ def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: 
     if weights is not None:
         given = _each(name, weights)
         if isinstance(given, list):
-            given = _padded_as(name, given, real)
+            given = _padded_weights(name, given, real)
         of_answers = *real.shape, config.output_size
         shapes = [real.shape[:k] for k in range(1, real.ndim + 1)]
         shapes += [] if config.objective.answers == "classes" else [of_answers]
         if given.shape not in shapes:
-            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {describe(given)}")
+            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {_describe(given)}")
         found = _not_negative(name, given)
     if class_weights is None:
         return found
@@ -397,12 +397,13 @@ def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: 
     return _behind(found, by_class.ndim) * by_class
 
 
-def _padded_as(name: str, sequences: list[np.ndarray], real: np.ndarray) -> np.ndarray:
-    steps = real.sum(axis=-1) if real.ndim == 2 else np.ones(len(real), int)
-    for k, (sequence, count) in enumerate(zip(sequences, steps, strict=False)):
-        if sequence.shape[:1] != (count,):
-            raise ValueError(f"{name}[{k}]: expected {count} time steps, got {describe(sequence)}")
-    return _pad(sequences, real.shape[-1])
+def _padded_weights(name: str, weights: list[np.ndarray], real: np.ndarray) -> np.ndarray:
+    if real.ndim == 1 or len({sequence.shape[1:] for sequence in weights}) > 1:
+        raise ValueError(f"{name}: expected weights of one shape, got {sorted({each.shape for each in weights})}")
+    for k, (sequence, steps) in enumerate(zip(weights, real.sum(axis=-1), strict=False)):
+        if sequence.shape[:1] != (steps,):
+            raise ValueError(f"{name}[{k}]: expected {steps} time steps, got shape {sequence.shape}")
+    return _pad(weights, real.shape[1])
 
 
 def _not_negative(name: str, value: Any) -> np.ndarray:
