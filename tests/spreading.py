@@ -23,7 +23,7 @@ from jlstm.losses import summed_loss
 CONFIG, ROWS, TIME = LSTMConfig(3, 4, 5, layers=2), 6, 5
 PROBLEMS = {
     "plain": {},
-    "values at the end": {"loss": "mse", "target": "last"},
+    "values at the end": {"loss": "gaussian", "target": "last"},
     "everything": {"inputs": "tokens", "dropout": 0.5, "segment": 2},
 }
 
@@ -31,7 +31,8 @@ PROBLEMS = {
 def problem(name):
     given = random_problem(replace(CONFIG, **PROBLEMS[name]), ROWS, TIME)
     if name == "plain":
-        return given | {"state": None, "lengths": None}
+        return given | {"state": None, "lengths": None, "weights": None}
+    given["weights"][2:4] = 0  # one of 3 devices has nothing that counts
     return given | {"lengths": np.array([5, 1, 2, 0, 4, 3])}  # of 3 devices, one has 1 + 5, one 2 + 0, one 4 + 3
 
 
@@ -70,7 +71,8 @@ def far(got, expected):
 def updates(name, devices):
     """One update of SGD by every way; each shard draws dropout's masks of its own, as `by_hand` does."""
     given = problem(name)
-    batch = Batch(*(None if given[part] is None else jnp.asarray(given[part]) for part in ("xs", "ys", "lengths")))
+    parts = ("xs", "ys", "lengths", "weights")
+    batch = Batch(**{part: None if given[part] is None else jnp.asarray(given[part]) for part in parts})
 
     def update(axis, params, memory, batch):
         init, step = jlstm.trainer(given["config"], optax.sgd(1.0), axis_name=axis)
@@ -94,13 +96,13 @@ def updates(name, devices):
 
 
 def by_hand(given, shards):
-    """The update on one device: the gradient of the sum over all shards by the number of their real steps."""
+    """The update on one device: the gradient of the sum over all shards by the weights of all that counts."""
     rows, key = ROWS // shards, jax.random.fold_in(jax.random.key(1), 0)
 
     def loss(params):
         total, real, states = 0, 0, []
         for shard in range(shards):
-            part = {name: given[name] for name in ("xs", "ys", "state", "lengths")}
+            part = {name: given[name] for name in ("xs", "ys", "state", "lengths", "weights")}
             part = jax.tree.map(lambda array, first=rows * shard: array[first : first + rows], part)
             of_shard = jax.random.fold_in(key, shard)
             added, (steps, state) = summed_loss(params, config=given["config"], key=of_shard, **part)
@@ -152,7 +154,7 @@ def functions(name, devices):
 def line_search(devices):
     """An optimiser that asks for the loss as a function of the parameters, on shards as on one device."""
     given = problem("values at the end")
-    batch = Batch(*(jnp.asarray(given[part]) for part in ("xs", "ys", "lengths")))
+    batch = Batch(**{part: jnp.asarray(given[part]) for part in ("xs", "ys", "lengths", "weights")})
 
     def two_steps(axis, params, batch):
         init, step = jlstm.trainer(given["config"], optax.lbfgs(), axis_name=axis)

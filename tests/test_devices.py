@@ -95,7 +95,7 @@ def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
 
 
 def test_one_update_however_jax_spreads_the_work():
-    """With lengths, tokens, a carried state, dropout and segments, on three devices with uneven real steps."""
+    """With lengths, weights, tokens, a carried state, dropout and segments, and on one device nothing that counts."""
     found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3, least_rows=1); spreading.main()"))
     assert len(found) == 3 * 5 + 6 * 2 + 2 + 1 + 1
     assert {way: distance for way, distance in found.items() if not distance <= 1e-5} == {}
