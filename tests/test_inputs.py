@@ -33,8 +33,12 @@ TWO = LSTMConfig(2, 4, 3)  # features, as ONE has one
 MSE, MSE2 = LSTMConfig(1, 4, 1, loss="mse"), LSTMConfig(1, 4, 2, loss="mse")  # by output_size
 MSE_LAST = LSTMConfig(1, 4, 1, loss="mse", target="last")
 
+ASKS, ASKS_LAST = LSTMConfig(1, 4, 2, loss="binary_cross_entropy"), LSTMConfig(1, 4, 1, "binary_cross_entropy", "last")
+GAUSSIAN = LSTMConfig(1, 4, 2, loss="gaussian")
+
 HOT = np.eye(3)[IDS]
 PROBABILITIES = np.array([[[0.5, 0.25, 0.25], [0, 1, 0]], [[0.25, 0.5, 0.25], [1, 0, 0]]])
+HOT_BUT_ONE = HOT * [[[1], [np.nan]], [[1], [1]]]
 PREDICTIONS = np.full((2, 2, 3, 1), 1 / 3)
 
 
@@ -151,6 +155,28 @@ ACCEPTED_Y = {
     "mse: two outputs in columns": (MSE2, HOT[..., :2, None], HOT[..., :2]),
     "mse: two outputs in a list": (MSE2, list(HOT[..., :2]), HOT[..., :2]),
     "mse, last: one output": (MSE_LAST, X[0], X[0][:, None]),
+    "ids of which one is unknown": (ONE, [[0, -100], [1, 1]], np.array([[0, -100], [1, 1]])),
+    "ids of which one is NaN": (ONE, [[0, np.nan], [1, 1]], np.array([[0, -100], [1, 1]])),
+    "ids in bool of which one is NaN": (LSTMConfig(1, 4, 2), [[True, np.nan], [1, 0]], np.array([[1, -100], [1, 0]])),
+    "ids in a list of which one is unknown": (ONE, [IDS[0], [1, -100]], np.array([[0, 2], [1, -100]])),
+    "one-hot of which one is NaN": (ONE, HOT_BUT_ONE, np.array([[0, -100], [1, 1]])),
+    "one-hot columns in integers of which one is -100": (
+        ONE,
+        np.nan_to_num(HOT_BUT_ONE, nan=-100).astype(int)[..., None],
+        np.array([[0, -100], [1, 1]]),
+    ),
+    "probabilities of which one is NaN": (ONE, PROBABILITIES + 0 * HOT_BUT_ONE, PROBABILITIES + 0 * HOT_BUT_ONE),
+    "last: ids of which one is unknown": (LAST, [-100, 2], np.array([-100, 2])),
+    "mse: one output of which one is NaN": (MSE, [[np.nan, 1], [2, -100]], np.array([[[np.nan], [1]], [[2], [-100]]])),
+    "mse: -100 is a value": (MSE, IDS - 100, (IDS[..., None] - 100.0)),
+    "questions: booleans": (ASKS, HOT[..., :2] > 0, HOT[..., :2]),
+    "questions: integers in columns": (ASKS, HOT[..., :2, None].astype(int), HOT[..., :2]),
+    "questions: probabilities": (ASKS, PROBABILITIES[..., 1:], PROBABILITIES[..., 1:]),
+    "questions: NaN": (ASKS, np.where(HOT > 0, np.nan, 0)[..., 1:], np.where(HOT > 0, np.nan, 0)[..., 1:]),
+    "questions: -100": (ASKS, np.where(HOT > 0, -100, 1)[..., 1:], np.where(HOT > 0, np.nan, 1)[..., 1:]),
+    "questions, last: booleans": (ASKS_LAST, [True, False], np.array([[1.0], [0]])),
+    "questions, last: one is NaN": (ASKS_LAST, [1, np.nan], np.array([[1], [np.nan]])),
+    "distributions: two values": (GAUSSIAN, HOT[..., :2], HOT[..., :2]),
     "mse, last: one output [N, 1]": (MSE_LAST, X[0][:, None], X[0][:, None]),
     "mse, last: one output in columns": (MSE_LAST, X[0][:, None, None], X[0][:, None]),
 }
@@ -295,9 +321,17 @@ ROLES = {
 }
 
 
+UNKNOWN = {("NaN", role) for role in ("Y", "Y, mse", "targets")}  # there, it stands for a target that is unknown
+
+
 @pytest.mark.parametrize(
     ("evil", "role"),
-    [pytest.param(evil, role, id=f"{evil} as {role}") for evil in EVIL for role in ROLES],
+    [
+        pytest.param(evil, role, id=f"{evil} as {role}")
+        for evil in EVIL
+        for role in ROLES
+        if (evil, role) not in UNKNOWN
+    ],
 )
 def test_nonsense_gives_an_error_that_names_the_argument_and_says_what_was_expected_and_what_came(evil, role):
     name = role.split(",")[0]
@@ -405,7 +439,21 @@ def test_x_that_does_not_fit(config, x, error, name, expected, got):
         "probabilities below 0": (ONE, 3 * HOT - 2 / 3, ValueError, "Y", "probabilities, each from 0 up", ""),
         "probabilities of sum 2": (ONE, 2 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
         "no class": (ONE, 0 * HOT, ValueError, "Y", "probabilities, each from 0 up with sum 1", ""),
-        "NaN": (ONE, HOT * np.nan, ValueError, "Y", "finite numbers", "nan at index (0, 0, 0)"),
+        "NaN alone": (ONE, HOT * np.nan, ValueError, "Y", "at least one known target of a weight above 0", "none"),
+        "-100 alone": (ONE, 0 * IDS - 100, ValueError, "Y", "at least one known target", "none"),
+        "infinity": (
+            ONE,
+            HOT - np.inf,
+            ValueError,
+            "Y",
+            "finite numbers in float32, or NaN for unknown ones",
+            "-inf at",
+        ),
+        "questions: above 1": (ASKS, 2 * HOT[..., :2], ValueError, "Y", "booleans, or probabilities of yes", "2.0"),
+        "questions: below 0": (ASKS, HOT[..., :2] - 1, ValueError, "Y", "probabilities of yes from 0 to 1", "-1.0"),
+        "questions: one of two": (ASKS, IDS > 0, ValueError, "Y", "[N, T, 2]", "shape (2, 2); a network for them"),
+        "questions: three of two": (ASKS, HOT, ValueError, "Y", "[N, T, 2]", "shape (2, 2, 3); a network for them"),
+        "mse: NaN alone": (MSE, X * np.nan, ValueError, "Y", "at least one known target", "none"),
         "last: one a step": (LAST, IDS, ValueError, "Y", "class ids [N]", "shape (2, 2)"),
         "last: one-hot a step": (LAST, HOT, ValueError, "Y", "[N, 3]", "shape (2, 2, 3)"),
         "last: shapes that differ": (LAST, [1, [0, 1]], ValueError, "Y", "one shape", "[(), (2,)]"),
@@ -500,6 +548,151 @@ def test_a_batch_of_one_feature_is_advised_only_where_it_fits(x):
 def test_predictions_that_can_not_be_compared(config, predictions, targets, error, name, expected, got):
     with refuses(error, name, expected, got):
         as_predictions(predictions, targets, config)
+
+
+# Weights
+
+RAGGED = [np.array([0.5, 1.0]), np.array([2.0])]
+RAGGED_IDS = [[0, 2], [1]]
+WEIGHTS = np.array([[0.5, 0], [1, 3]])
+
+
+@parametrize(
+    ("config", "y", "weights", "expected"),
+    {
+        "none": (ONE, IDS, None, None),
+        "[N]": (ONE, IDS, [1, 2], [1, 2]),
+        "[N, T]": (ONE, IDS, WEIGHTS, WEIGHTS),
+        "[N, T] in lists": (ONE, IDS, WEIGHTS.tolist(), WEIGHTS),
+        "[N, T] in jax": (ONE, IDS, jnp.asarray(WEIGHTS), WEIGHTS),
+        "booleans": (ONE, IDS, WEIGHTS > 0, WEIGHTS > 0),
+        "a list of arrays": (ONE, IDS, list(WEIGHTS), WEIGHTS),
+        "last: [N]": (LAST, [0, 2], [0, 2], [0, 2]),
+        "mse: [N]": (MSE2, HOT[..., :2], [1, 2], [1, 2]),
+        "mse: [N, T]": (MSE2, HOT[..., :2], WEIGHTS, WEIGHTS),
+        "mse: [N, T, C]": (MSE2, HOT[..., :2], HOT[..., 1:], HOT[..., 1:]),
+        "questions, last: [N, C]": (ASKS_LAST, [0, 1], [[1], [2]], [[1], [2]]),
+    },
+)
+def test_every_form_of_weights(config, y, weights, expected):
+    found = as_batch(X, y, config, weights=weights).weights
+    if expected is None:
+        assert found is None
+        return
+    assert_is(found, np.asarray(expected, np.float32), np.float32)
+
+
+def test_weights_of_different_lengths_are_padded():
+    batch = as_batch(RAGGED, RAGGED_IDS, ONE, weights=[[1, 2], [3]])
+    assert_is(batch.weights, [[1, 2], [3, 0]], np.float32)
+    assert_is(as_batch(RAGGED, RAGGED_IDS, ONE, weights=[1, 2]).weights, [1, 2], np.float32)
+    of_answers = [np.ones((2, 2)), np.full((1, 2), 3)]
+    batch = as_batch(RAGGED, of_answers, MSE2, weights=of_answers)
+    assert_is(batch.weights, [[[1, 1], [1, 1]], [[3, 3], [0, 0]]], np.float32)
+
+
+@parametrize(
+    ("config", "y", "weights", "class_weights", "expected"),
+    {
+        "ids": (ONE, IDS, None, [1, 2, 3], [[1, 3], [2, 2]]),
+        "unknown ids": (ONE, [[0, -100], [2, 1]], None, [1, 2, 3], [[1, None], [3, 2]]),
+        "probabilities": (ONE, PROBABILITIES, None, [1, 2, 4], [[2, 2], [2.25, 1]]),
+        "and of sequences": (ONE, IDS, [1, 10], [1, 2, 3], [[1, 3], [20, 20]]),
+        "and of steps": (ONE, IDS, WEIGHTS, [1, 2, 3], [[0.5, 0], [2, 6]]),
+        "last": (LAST, [0, 2], None, [1, 2, 3], [1, 3]),
+        "a class of weight 0": (LAST, [0, 2], None, [0, 0, 3], [0, 3]),
+        "questions": (ASKS, HOT[..., :2] > 0, None, [1, 5], [[[5, 1], [1, 1]], [[1, 5], [1, 5]]]),
+        "questions, probabilities": (ASKS_LAST, [0.25, 1], None, [1, 5], [[2], [5]]),
+        "questions, unknown": (ASKS_LAST, [np.nan, 1], None, [1, 5], [[None], [5]]),
+        "questions, and of sequences": (ASKS_LAST, [0, 1], [2, 3], [1, 5], [[2], [15]]),
+    },
+)
+def test_class_weights_are_those_of_the_targets_classes(config, y, weights, class_weights, expected):
+    batch = as_batch(X, y, config, weights=weights, class_weights=class_weights)
+    expected = np.array(expected, float)  # NaN for None: of an unknown target, any
+    assert batch.weights.shape == expected.shape
+    assert np.isfinite(batch.weights).all()
+    known = ~np.isnan(expected)
+    np.testing.assert_allclose(batch.weights[known], expected[known], rtol=1e-6)
+
+
+@parametrize(
+    ("config", "y", "weights", "error", "name", "expected", "got"),
+    {
+        "a number": (ONE, IDS, 3.0, ValueError, "weights", "shape (2,) or (2, 2)", "shape ()"),
+        "[N + 1]": (ONE, IDS, [1, 2, 3], ValueError, "weights", "shape (2,) or (2, 2)", ""),
+        "of answers of classes": (ONE, IDS, HOT, ValueError, "weights", "shape (2,) or (2, 2)", "shape (2, 2, 3)"),
+        "of steps of one target": (
+            LAST,
+            [0, 1],
+            WEIGHTS,
+            ValueError,
+            "weights",
+            "shape (2,)",
+            "float64 of shape (2, 2)",
+        ),
+        "of three of two": (MSE2, HOT[..., :2], HOT, ValueError, "weights", "(2, 2, 2)", "shape (2, 2, 3)"),
+        "negative": (ONE, IDS, -WEIGHTS, ValueError, "weights", "numbers from 0 up", "-3"),
+        "NaN": (ONE, IDS, [1, np.nan], ValueError, "weights", "finite numbers", "nan at index (1,)"),
+        "infinity": (ONE, IDS, [1, np.inf], ValueError, "weights", "finite numbers", "inf at index (1,)"),
+        "strings": (ONE, IDS, ["a", "b"], TypeError, "weights[0]", "numbers", "strings"),
+        "none": (ONE, IDS, [], ValueError, "weights", "at least one", "none"),
+        "too few steps in one": (ONE, IDS, [[1, 2], [1]], ValueError, "weights[1]", "2 time steps", "shape (1,)"),
+        "a number among lists": (ONE, IDS, [[1, 2], 1], ValueError, "weights[1]", "2 time steps", "shape ()"),
+        "lists of one target": (LAST, [0, 1], [[1, 2], [1]], ValueError, "weights", "one shape", "[(1,), (2,)]"),
+        "shapes that differ": (
+            MSE2,
+            HOT[..., :2],
+            [np.ones((2, 2)), np.ones(2)],
+            ValueError,
+            "weights",
+            "one shape",
+            "",
+        ),
+        "all 0": (ONE, IDS, [0, 0], ValueError, "Y", "at least one known target of a weight above 0", "none"),
+        "all 0 but of the unknown": (
+            ONE,
+            [[0, 1], [-100, -100]],
+            [0, 1],
+            ValueError,
+            "Y",
+            "at least one known target of a weight above 0",
+            "none",
+        ),
+    },
+)
+def test_weights_that_do_not_fit(config, y, weights, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        as_batch(X, y, config, weights=weights)
+
+
+def test_weights_of_nothing_but_padding_are_refused():
+    with refuses(ValueError, "Y", "at least one known target of a weight above 0", "none"):
+        as_batch(RAGGED, [[0, -100], [1]], ONE, weights=np.array([[0, 1], [0, 1]]))
+    with refuses(ValueError, "weights", "shape (2,) or (2, 2)", "shape (3, 2)"):
+        as_batch(RAGGED, RAGGED_IDS, ONE, weights=[[1, 2], [3], [4]])
+
+
+@parametrize(
+    ("config", "y", "class_weights", "error", "expected", "got"),
+    {
+        "values": (MSE, X, [1, 2], ValueError, "None with loss='mse', which has no classes", ""),
+        "two of three": (ONE, IDS, [1, 2], ValueError, "3 numbers, of each class", "[1, 2]"),
+        "three of questions": (ASKS, HOT[..., :2], [1, 2, 3], ValueError, "2 numbers, of no and yes", "[1, 2, 3]"),
+        "a dict": (ONE, IDS, {0: 1, 1: 2, 2: 3}, TypeError, "numbers", ""),
+        "a number": (ONE, IDS, 2.0, ValueError, "3 numbers", "2.0"),
+        "negative": (ONE, IDS, [1, -1, 1], ValueError, "numbers from 0 up", "-1"),
+        "NaN": (ONE, IDS, [1, np.nan, 1], ValueError, "finite numbers", "nan at index (1,)"),
+    },
+)
+def test_class_weights_that_do_not_fit(config, y, class_weights, error, expected, got):
+    with pytest.raises(error, match="^" + ".*".join(map(re.escape, ("class_weights: expected ", expected, got)))):
+        as_batch(X, y, config, class_weights=class_weights)
+
+
+def test_classes_of_no_weight_alone_are_refused():
+    with refuses(ValueError, "Y", "at least one known target of a weight above 0", "none"):
+        as_batch(X, [0, 1], LAST, class_weights=[0, 0, 3])
 
 
 # Tokens
@@ -694,7 +887,7 @@ nested = st.recursive(
 CONFIGS = [
     LSTMConfig(*sizes, loss, target, inputs)
     for sizes in ((1, 2, 3), (3, 2, 1), (2, 2, 2))
-    for loss in ("cross_entropy", "mse")[sizes == (3, 2, 1) :]
+    for loss in ("cross_entropy", "mse", "binary_cross_entropy", "gaussian")[sizes == (3, 2, 1) :]
     for target in ("each", "last")
     for inputs in ("features", "tokens")
 ]
@@ -724,7 +917,7 @@ def check_batch_or_error(config, X, Y):
     expected = (rows, time) if config.target == "each" else (rows,)
     if batch.ys.dtype == np.int32:
         assert (config.loss, batch.ys.shape) == ("cross_entropy", expected)
-        assert batch.ys.min() >= 0
+        assert batch.ys[batch.ys != -100].min() >= 0
         assert batch.ys.max() < config.output_size
     else:
         assert (batch.ys.dtype, batch.ys.shape) == (np.float32, (*expected, config.output_size))
@@ -761,7 +954,9 @@ def handed_in(draw):
     else:
         X = nearly_right(lengths, 3, [(), (1,)] if features == 1 else [(features,)], ["f8", "f4", "f2", "i8", "?"])
     steps = lengths if config.target == "each" else [1] * len(lengths)
-    if config.loss == "mse":
+    if config.objective.answers == "questions":
+        Y = nearly_right(steps, 2, [(classes,), (classes, 1)], ["?", "f4", "i8"])
+    elif config.objective.answers == "values":
         Y = nearly_right(steps, 3, [(classes,), (classes, 1)], ["f8", "f4", "i8"])
     else:
         Y = nearly_right(steps, classes, [()], ["i8", "i4", "u2"])
