@@ -629,7 +629,7 @@ def test_class_weights_are_those_of_the_targets_classes(config, y, weights, clas
             ValueError,
             "weights",
             "shape (2,)",
-            "float64 of shape (2, 2)",
+            "shape (2, 2)",
         ),
         "of three of two": (MSE2, HOT[..., :2], HOT, ValueError, "weights", "(2, 2, 2)", "shape (2, 2, 3)"),
         "negative": (ONE, IDS, -WEIGHTS, ValueError, "weights", "numbers from 0 up", "-3"),
