@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> dict[int, Score]:
     parser.add_argument("--epochs", type=int, default=8, help="how often to go through the data (default 8)")
     parser.add_argument("--loss", default="laplace", help="the distribution: laplace (default) or gaussian")
     parser.add_argument("--until", type=int, default=2001, help="the last year of ten to hold out (default 2001)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first forecast (needs the extra 'plot')")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw two forecasts (needs the extra 'plot')")
     options = parser.parse_args(arguments)
 
     began = time.perf_counter()
@@ -129,25 +129,31 @@ def main(arguments: list[str] | None = None) -> dict[int, Score]:
         f"{time.perf_counter() - began:.0f} s"
     )
     if options.plot:
-        draw(options.plot, ppm, first, paths[:, 0])
+        draw(options.plot, ppm, {k: paths[:, list(origins).index(k)] for k in (first, len(ppm) - LONGEST)})
     return scores
 
 
-def draw(path, ppm, first, paths):
-    """Draw the forecast from one month, paths `[samples, LONGEST]`, into a file whose ending says the format."""
+def draw(path, ppm, fans):
+    """Draw paths `[samples, LONGEST]` from some months on into a file whose ending says the format."""
     try:
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise SystemExit(f"--plot needs matplotlib, the extra 'plot': pip install 'jlstm[plot]' ({error})") from None
-    low, lower, median, upper, high = np.quantile(paths, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
-    time = 1958 + (10 + np.arange(len(ppm))) / 12
-    before, ahead = slice(first - 36, first + 1), slice(first, first + LONGEST)
+        import matplotlib
+    except ImportError:
+        raise SystemExit("--plot needs matplotlib: pip install -e '.[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    years = 1958 + (10 + np.arange(len(ppm))) / 12
+    first = min(fans)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    axes.fill_between(time[ahead], low, high, color="#0072B2", alpha=0.2, linewidth=0, label="90 % of the paths")
-    axes.fill_between(time[ahead], lower, upper, color="#0072B2", alpha=0.35, linewidth=0, label="50 %")
-    axes.plot(time[ahead], median, color="#0072B2", label="their median")
-    axes.plot(time[before], ppm[before], color="black", label="measured before")
-    axes.plot(time[ahead], ppm[ahead], color="#D55E00", linestyle="--", label="measured after")
+    for start, paths in fans.items():
+        low, lower, median, upper, high = np.quantile(paths, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        labels = iter(["90 % of the paths", "50 %", "their median"] if start == first else [None] * 3)
+        ahead = years[start : start + LONGEST]
+        axes.fill_between(ahead, low, high, color="#0072B2", alpha=0.2, linewidth=0, label=next(labels))
+        axes.fill_between(ahead, lower, upper, color="#0072B2", alpha=0.35, linewidth=0, label=next(labels))
+        axes.plot(ahead, median, color="#0072B2", label=next(labels))
+    axes.plot(years[first:], ppm[first:], color="#D55E00", linestyle="--", label="measured, held out")
+    axes.plot(years[first - 36 : first], ppm[first - 36 : first], color="black", label="measured before")
     axes.set(xlabel="year", ylabel="CO2 at Mauna Loa, ppm")
     axes.legend(loc="upper left")
     axes.grid(alpha=0.3)

@@ -171,6 +171,35 @@ def test_gradients_agree():
     assert example("gradients").main([]) is True
 
 
+def test_forecasting_beats_the_naive_forecast(capsys):
+    """With 1977 to 1986 held out, where no setting was looked at."""
+    scores = example("forecasting").main(["--networks", "2", "--paths", "20", "--until", "1986"])
+    assert scores[12].rmse < 0.9 * scores[12].naive
+    assert scores[60].rmse < 0.7 * scores[60].naive
+    assert all(0.8 < score.inside < 1 for score in scores.values())  # of intervals that are to hold 90 %
+    printed = capsys.readouterr().out
+    for score in scores.values():
+        assert f"{score.rmse:.2f} ppm, {score.inside:.0%}" in printed
+        assert f"{score.naive:.2f} ppm" in printed
+
+
+def test_forecasting_has_a_mean_for_every_month():
+    means = example("forecasting").monthly_means(2001)
+    months = [(year, month) for year in range(1958, 2002) for month in range(1, 13)][10:]
+    of = dict(zip(months, means, strict=True))
+    assert of[2001, 12] == pytest.approx((370.3 + 370.8 + 371.2 + 371.3 + 371.5) / 5)
+    assert of[1964, 3] == (of[1963, 3] + of[1965, 3]) / 2  # no week of it is known
+
+
+def test_forecasting_draws_what_it_forecast(tmp_path):
+    pytest.importorskip("matplotlib")
+    module = example("forecasting")
+    ppm = 320 + np.arange(200.0)
+    fans = {k: ppm[k : k + module.LONGEST] + np.linspace(-1, 1, 20)[:, None] for k in (80, 140)}
+    module.draw(tmp_path / "fan.png", ppm, fans)
+    assert (tmp_path / "fan.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_help(name, capsys):
     module = example(name)
