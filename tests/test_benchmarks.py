@@ -12,6 +12,7 @@ from benchmarks import (
     addition,
     agreement,
     cells,
+    forecasting,
     generation,
     learning,
     machine,
@@ -279,6 +280,18 @@ def test_progressions_follow_their_rule():
     assert sequences.shape == (37, 11)
     np.testing.assert_array_equal(sequences[:, 1:], (2 * sequences[:, :-1] + 5) % 37)
     assert learning.centred(np.array([0, 25, 50]), 50).tolist() == [-1, 0, 1]
+
+
+def test_mackey_glass_follows_its_equation(monkeypatch):
+    series = forecasting.mackey_glass(300, before=0)
+    assert series[0] == 1.2
+    monkeypatch.setattr(forecasting, "FINE", 40)
+    finer = forecasting.mackey_glass(300, before=0)
+    np.testing.assert_allclose(series, finer, atol=1e-5)
+    middle, delayed = finer[20:-1], finer[20 - forecasting.TAU : -1 - forecasting.TAU]
+    slopes = 0.2 * delayed / (1 + delayed**10) - 0.1 * middle
+    np.testing.assert_allclose((finer[21:] - finer[19:-2]) / 2, slopes, atol=0.01)
+    assert series.std() > 0.2
 
 
 def test_few_epochs_leave_questions_open():

@@ -53,5 +53,11 @@ SUBJECTS = {
         "addition", "examples/addition.py beside Keras's; only where it is named", (10.0,), devices=False, usual=False
     ),
     "cells-learning": Subject("cells_learning", "what every cell learns; only where it is named", (35.0,), usual=False),
+    "forecasting": Subject(
+        "forecasting",
+        "CO2 beside Holt-Winters, Mackey-Glass in a closed loop, µs a value; only where it is named",
+        (5.0,),
+        usual=False,
+    ),
 }
 QUICK_PART = 0.1  # of a subject's minutes, roughly
