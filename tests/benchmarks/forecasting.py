@@ -128,7 +128,7 @@ def mackey_glass(count: int, start: float = 1.2, before: int = 1000) -> np.ndarr
     for k in range((before + count) * FINE):
         x, first, last = xs[-1], xs[k], xs[k + 1]
         slopes.append(slope(x, first))
-        middle = (first + last) / 2 + step / 8 * (slopes[k] - slopes[k + 1])
+        middle = start if k < delay else (first + last) / 2 + step / 8 * (slopes[k] - slopes[k + 1])
         second = slope(x + step / 2 * slopes[-1], middle)
         third = slope(x + step / 2 * second, middle)
         fourth = slope(x + step * third, last)
