@@ -1,6 +1,8 @@
 """The benchmark's own arithmetic: programs that agree, tables, and fits. No time is asserted anywhere."""
 
+import functools
 import os
+import re
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from benchmarks import (
     generation,
     learning,
     machine,
+    original,
     peers,
     plot,
     shapes,
@@ -303,6 +306,59 @@ def test_few_epochs_leave_questions_open():
 def test_addition_tells_when_sums_were_right():
     assert addition.reached([(5.0, 0.5), (8.0, 0.99), (11.0, 0.98)]) == (2, 8.0)
     assert addition.reached([(5.0, 0.5)]) == (None, None)
+
+
+def test_reber_strings_follow_their_grammar():
+    rng = np.random.default_rng(0)
+    ending = "(XT*VP)*(S|XT*VV)"
+    grammar = re.compile(rf"B([TP])B(TS*X{ending}|PT*V(V|P{ending}))E\1E")
+    for _ in range(50):
+        string, follow = original.reber_string(rng)
+        assert grammar.fullmatch(string)
+        assert all(symbol in may for symbol, may in zip(string[1:], follow, strict=True))
+    drawn = original.reber(rng, 3)
+    knows = [np.where(may, 0.4, 0.1)[..., None] for may in drawn.truth]
+    assert original.possible_ahead(knows, drawn.truth)
+    knows[1][2, np.flatnonzero(drawn.truth[1][2])[-1]] = 0.05
+    assert not original.possible_ahead(knows, drawn.truth)
+
+
+def test_marked_pairs_hold_what_is_to_be_told():
+    for multiply in (False, True):
+        drawn = original.marked_pairs(np.random.default_rng(0), 200, 20, multiply)
+        for pairs, truth in zip(drawn.sequences, drawn.truth, strict=True):
+            values = pairs[pairs[:, 1] == 1, 0]
+            assert len(values) == 2
+            assert 20 <= len(pairs) <= 22
+            assert truth[0] == pytest.approx(values.prod() if multiply else 0.5 + values.sum() / 4)
+
+
+def test_temporal_order_is_the_class():
+    drawn = original.temporal_order(np.random.default_rng(0), 50, ((10, 20), (50, 60)))
+    for sequence, one_hot in zip(drawn.sequences, drawn.truth, strict=True):
+        told = sequence[sequence < 2]
+        assert one_hot[told[0] + 2 * told[1]] == 1
+        assert sequence[0] == 2
+        assert sequence[-1] == 3
+
+
+def test_all_must_be_within_the_bound_but_those_that_may_be_wrong():
+    truth, outputs = np.zeros((3, 1)), np.array([[[0.0]], [[0.1]], [[-0.3]]])
+    assert original.within(0.31)(outputs, truth)
+    assert not original.within(0.2)(outputs, truth)
+    assert original.within(0.2, wrong=1)(outputs, truth)
+    assert not original.within(0.31, mean=0.1)(outputs, truth)
+
+
+def test_presented_sequences_are_counted_until_a_task_is_solved():
+    assert all(task.trained * task.epochs < task.paper for task in original.TASKS)
+    (task,) = (task for task in original.TASKS if task.name == "3a T = 100, N = 3")
+    draw = functools.partial(original.two_sequences, least=10, telling=3)
+    easy = task._replace(draw=draw, units=8, trained=64, epochs=60, fresh=32)
+    needed = original.sequences_needed(0, easy)
+    assert needed is not None
+    assert needed % 64 == 0
+    assert original.sequences_needed(0, easy._replace(epochs=1)) is None
 
 
 def test_workers_find_the_same_settings_and_their_own_allocator(monkeypatch):
