@@ -15,11 +15,11 @@ import numpy as np
 
 from jlstm import LSTMNetwork
 
-from .tables import Column, Table, number, target
+from .tables import Column, Table, number
 from .timing import Run
 
 SEEDS = 5
-GLANCE = 64  # fresh sequences that a check begins with: most end there
+GLANCE = 64  # fresh sequences that a check begins with; most end there
 
 
 class Drawn(NamedTuple):
@@ -81,8 +81,8 @@ def measure(run: Run) -> Iterator[Table]:
         record |= {"presented": f"{task.epochs} x {task.trained:,}", "needed": found}
         if solved:
             record |= {"mean": statistics.mean(solved), "most": max(solved)}
-        worst = np.inf if None in found else max(solved)
-        records.append(record | {"target": target(worst, task.paper, at_most=True)})
+        fewer = None not in found and max(solved) < task.paper
+        records.append(record | {"target": "met" if fewer else "MISSED"})
     whole = "{:,.0f}".format
     columns = (
         Column("task", "task", right=False),
@@ -101,7 +101,8 @@ def measure(run: Run) -> Iterator[Table]:
         "checked against a transcription of the paper.",
         "Every task has the class's defaults, learning rate 0.01 among them; units, and how many sequences are drawn "
         "and for how many epochs they are presented at the most, are its own. Solved: the paper's criterion, on fresh "
-        "sequences after each epoch.",
+        "sequences drawn anew after each epoch; for task 1 on all that it was trained on, too.",
+        "target: solved with every seed, and with fewer sequences than the paper needed.",
         "What else differs from the paper: symbols are tokens; classes have a softmax and the cross-entropy.",
     )
     yield Table("original", "The experiments of 1997", columns, records, notes=notes)
@@ -255,25 +256,31 @@ def _tasks() -> Iterator[Task]:
     of = functools.partial
     yield Task("1 embedded Reber", 8_440, reber, possible_ahead, _classifier(7, 7), 32, 256, 32, 512, trained_too=True)
     yield Task("2a p = 100", 5_040, of(noise_free, lag=100), within(0.25), _classifier(101, 101), 32, 30, 160)
-    for q, paper in ((50, 30_000), (100, 31_000), (1000, 49_000)):
+    for q, paper, epochs in ((50, 30_000, 15), (100, 31_000, 15), (1000, 49_000, 10)):
         draw, network = of(long_lag, lag=q, distractors=q), _classifier(q + 4, 2, target="last")
-        yield Task(f"2c q = p = {q:,}", paper, draw, within(0.2), network, 32, 1_920, 15, fresh=10_000, long=q > 100)
+        yield Task(
+            f"2c q = p = {q:,}", paper, draw, within(0.2), network, 32, 1_920, epochs, fresh=10_000, long=q > 100
+        )
     either = {"input_size": 1, "output_size": 2, "apply_softmax": True, "target": "last"}
-    for least, n, paper, trained in ((100, 3, 27_380, 1_600), (100, 1, 58_370, 3_200), (1000, 3, 446_850, 6_400)):
+    for least, n, paper, trained, epochs in (
+        (100, 3, 27_380, 1_600, 16),
+        (100, 1, 58_370, 3_200, 16),
+        (1000, 3, 446_850, 6_400, 10),
+    ):
         draw, name = of(two_sequences, least=least, telling=n), f"3a T = {least:,}, N = {n}"
-        yield Task(name, paper, draw, within(0.2), either, 32, trained, 16, fresh=256, long=least > 100)
+        yield Task(name, paper, draw, within(0.2), either, 32, trained, epochs, fresh=256, long=least > 100)
     value = {"output_size": 1, "loss": "mse", "target": "last"}
     draw = of(noisy_targets, least=100, telling=3)
     yield Task(
         "3c T = 100, N = 3", 269_650, draw, within(0.1, 0.015), {"input_size": 1} | value, 32, 24_000, 8, fresh=256
     )
     pairs = {"input_size": 2} | value
-    for least, paper, epochs in ((100, 74_000, 6), (500, 209_000, 12), (1000, 853_000, 16)):
+    for least, paper, units, epochs in ((100, 74_000, 64, 6), (500, 209_000, 32, 8), (1000, 853_000, 32, 10)):
         draw = of(marked_pairs, least=least)
-        yield Task(f"4 T = {least:,}", paper, draw, within(0.04, 0.01), pairs, 32, 12_000, epochs, long=least > 100)
+        yield Task(f"4 T = {least:,}", paper, draw, within(0.04, 0.01), pairs, units, 12_000, epochs, long=least > 100)
     for least_wrong, paper in ((140, 482_000), (13, 1_273_000)):
         draw, solved = of(marked_pairs, least=100, multiply=True), within(0.04, wrong=least_wrong - 1)
-        yield Task(f"5 n = {least_wrong}", paper, draw, solved, pairs, 32, 24_000, 16)
+        yield Task(f"5 n = {least_wrong}", paper, draw, solved, pairs, 32, 24_000, 8)
     for name, places, paper, trained in (
         ("6a", ((10, 20), (50, 60)), 31_390, 1_920),
         ("6b", ((10, 20), (33, 43), (66, 76)), 571_100, 9_600),
