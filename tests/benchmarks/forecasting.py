@@ -182,7 +182,8 @@ def _chaos(run: Run) -> Table:
         f"LSTMNetwork: windows of {WINDOW} values, every {STRIDE}th, without the loss of the first {COLD}; {EPOCHS} "
         f"epochs, learning rate {RATE}, batches of {SETTINGS['batch_size']}, standardised.",
         "Published: Jaeger, GMD Report 148, 2001, section 6.4, for τ = 17, 20 trials after 1,000 values read; how many "
-        "values the local models saw is not quite clear to him. No LSTM's figure for this task was found to quote.",
+        "values the local models saw was not quite clear to him. Of an LSTM no figure for this task was found; Gers, "
+        "Eck and Schmidhuber (2001) say that theirs was not superior to networks that read a window of the series.",
     )
     return Table("mackey-glass", f"Mackey-Glass, τ = {TAU}", columns, [*records, *PUBLISHED], notes=notes)
 
