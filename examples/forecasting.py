@@ -3,7 +3,7 @@
 A few small networks learn how fast it grows and draw paths that go on from what was measured. The last ten years are
 held out. Forecasts start from every second month of them, by networks that learn anew each January from all before it.
 Every setting was chosen on the twenty years before these (`--until 1991` and `--until 1981`). The held-out years were
-looked at twice: before this, 8 networks that learned once, without the ten years and with a Gaussian, had errors of 0.80
+looked at twice: before this, 8 networks that learned once, before the ten years, with a Gaussian, had errors of 0.80
 and 1.69 ppm, and 83 and 74 % in their intervals.
 
 Data: co2.csv, weekly means in ppm, 1958 to 2001, by C. D. Keeling and T. P. Whorf, Scripps Institution of Oceanography
