@@ -159,7 +159,9 @@ def test_weights_make_the_mean_a_weighted_one(x64, loss, scores, targets, each, 
     got, grad = weighted(scores, targets, None, weights)
     np.testing.assert_allclose(got, np.average(each, weights=full), rtol=1e-13)
     np.testing.assert_array_equal(grad.any(axis=-1), full.reshape(B, T, -1).any(axis=-1))
-    np.testing.assert_allclose(weighted(scores, targets, None, 7 * weights)[1], grad, rtol=1e-12)
+    scaled = weighted(scores, targets, None, 1e-6 * weights)  # whose sum is far below 1
+    np.testing.assert_allclose(scaled[0], got, rtol=1e-12)
+    np.testing.assert_allclose(scaled[1], grad, rtol=1e-12, atol=1e-15)
     lengths = np.array([4, 1, 3])
     got, some = weighted(scores, targets, lengths, weights)[0], real(lengths)
     np.testing.assert_allclose(got, np.average(each[some], weights=full[some]), rtol=1e-13)

@@ -450,6 +450,14 @@ def test_nothing_is_built_of_a_long_table():
     assert series.gather(np.array([5]), 144, CONFIGS["values"]).xs.shape == (1, 144, 1)
 
 
+def test_a_window_cut_short_keeps_its_one_target():
+    series, rows = series_of("last value"), np.array([2, 9])
+    short, whole = (series.gather(rows, steps, CONFIGS["last value"]) for steps in (2, 4))
+    np.testing.assert_array_equal(short.xs, whole.xs[:, :2])
+    np.testing.assert_array_equal(short.ys, whole.ys)
+    np.testing.assert_array_equal(series_of("values").gather(rows, 2, CONFIGS["values"]).ys, whole.xs[:, 1:3])
+
+
 def test_an_order_has_every_window_once():
     series = series_of("values")
     orders = [series.order(np.random.default_rng(seed)) for seed in (0, 0, 1)]

@@ -17,7 +17,7 @@ from jlstm.cells.lstm import LSTMParams
 from jlstm.config import LSTMConfig
 from jlstm.data import Batch, Streams, Windows, rounded_up, take
 from jlstm.losses import loss_fn, summed_loss
-from jlstm.model import ModelParams, Readout, init_params, zero_state
+from jlstm.model import ModelParams, Readout, forward, init_params, zero_state
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
 from jlstm.training import batches_of, evaluate, fit, trainer
 
@@ -76,6 +76,37 @@ def test_sgd_step_is_params_minus_rate_times_gradient(lengths):
     assert_close(after.params, minus(params, 0.5, grads))
     assert (int(before.step), int(after.step)) == (0, 1)
     assert_same_bits(jax.random.key_data(after.key), jax.random.key_data(before.key))
+
+
+def test_weights_decide_the_update_by_their_ratios_alone():
+    """And what none has does not move anything."""
+    weights = np.float32([[1], [0], [3], [2], [1]]) * RNG.uniform(size=(N, T)).astype(np.float32)
+    init, step = trainer(CONFIG, optax.sgd(0.5))
+    state, step = init(params_of(), jax.random.key(7)), jax.jit(step)
+    after, loss = step(state, BATCH._replace(weights=weights))
+    value, grads = jax.jit(jax.value_and_grad(lambda params: loss_fn(params, *BATCH[:2], CONFIG, weights=weights)))(
+        state.params
+    )
+    assert loss == pytest.approx(float(value), rel=1e-6)
+    assert_close(after.params, minus(params_of(), 0.5, grads))
+    small, same = step(state, BATCH._replace(weights=np.float32(1e-6) * weights))
+    assert_close((small.params, same), (after.params, loss))
+    idle, nothing = step(state, BATCH._replace(weights=0 * weights))
+    assert nothing == 0
+    assert_same_bits(idle.params, state.params)
+
+
+def test_an_evaluation_weighs_its_batches():
+    """One of which has no target that counts."""
+    weights = np.float32([0, 0, 1e-6, 2e-6, 3e-6])
+    data = BATCH._replace(weights=weights)
+    found = evaluate(params_of(), data, batch_size=2, config=CONFIG)
+    value = jax.jit(loss_fn)(params_of(), *BATCH[:2], CONFIG, weights=weights)
+    assert found.loss == pytest.approx(float(value), rel=1e-5)
+    scores, _ = forward(params_of(), BATCH.xs, CONFIG)
+    assert found.accuracy == pytest.approx(float((scores.argmax(-1) == BATCH.ys)[2:].mean()), rel=1e-6)
+    nothing = evaluate(params_of(), data._replace(weights=0 * weights), batch_size=2, config=CONFIG)
+    assert nothing == (0, 0)
 
 
 def two_steps(optimizer):
@@ -351,7 +382,8 @@ def test_nan_stops_and_leaves_a_finite_state():
 def test_evaluate_is_the_loss_over_all_sequences(lengths, batch_size):
     data = BATCH._replace(lengths=lengths)
     expected, _ = loss_and_grad(params_of(), data)
-    assert evaluate(params_of(), data, batch_size=batch_size, config=CONFIG) == pytest.approx(float(expected), rel=1e-6)
+    found = evaluate(params_of(), data, batch_size=batch_size, config=CONFIG)
+    assert found.loss == pytest.approx(float(expected), rel=1e-6)
 
 
 WINDOWS = Windows(np.random.default_rng(1).integers(C, size=30), length=T, stride=5)  # five, the last of them whole
@@ -379,7 +411,8 @@ def test_windows_train_as_built_windows_do(config):
     params = both[0].state.params
     xs, ys, *_ = built(config)
     expected = jax.jit(loss_fn)(params, xs, ys, config)
-    assert evaluate(params, WINDOWS, batch_size=2, config=config) == pytest.approx(float(expected), rel=1e-5)
+    found = evaluate(params, WINDOWS, batch_size=2, config=config)
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
 
 
 # Streams over a text: truncated backpropagation through time
@@ -510,7 +543,7 @@ def test_evaluate_leaves_nothing_out():
     params, config = params_of(TOKENS), dataclasses.replace(TOKENS, dropout=0.5)
     xs, ys, *_ = built(LSTMConfig(C, H, C))
     expected, _ = reference.loss_and_grad(params, xs, ys, config)
-    assert evaluate(params, WINDOWS, batch_size=5, config=config) == pytest.approx(expected, rel=1e-6)
+    assert evaluate(params, WINDOWS, batch_size=5, config=config).loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_batches_of(monkeypatch):
@@ -633,9 +666,9 @@ def test_runs_are_in_another_order_in_each_epoch(cut):
 
 
 def test_evaluation_in_parts_is_that_of_the_whole(cut):
-    padded = evaluate(params_of(), RAGGED._replace(lengths=None), batch_size=3, config=CONFIG)
+    padded = evaluate(params_of(), RAGGED._replace(lengths=None), batch_size=3, config=CONFIG).loss
     whole, _ = loss_and_grad(params_of(), RAGGED)
-    assert evaluate(params_of(), RAGGED, batch_size=3, config=CONFIG) == pytest.approx(float(whole), rel=1e-6)
+    assert evaluate(params_of(), RAGGED, batch_size=3, config=CONFIG).loss == pytest.approx(float(whole), rel=1e-6)
     assert padded != pytest.approx(float(whole), rel=1e-3)
 
 
@@ -677,7 +710,7 @@ def test_a_new_kind_of_data_is_one_class(cut, lengths):
         )
         losses = [report.loss for report in reports if report.part == 1]
         params = reports[-1].state.params
-        ends.append((params, losses, evaluate(params, data, batch_size=2, config=config)))
+        ends.append((params, losses, evaluate(params, data, batch_size=2, config=config).loss))
     assert_close(*ends)
     assert losses[-1] < losses[0] / 2
     parts = training._parts(waves, 2, params, 20, config)
