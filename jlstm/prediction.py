@@ -41,6 +41,7 @@ def predict(
         "gaussian" and "laplace" 2C, the means and behind them the standard deviations.
 
     Example:
+        >>> import jax
         >>> from jlstm.model import init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
         >>> params = init_params(jax.random.key(0), config)
