@@ -622,6 +622,8 @@ def test_keeps_where_numbers_lie_to_the_last_bit(tmp_path, loss):
     assert_same(loaded._replace(scalings=None), saved._replace(scalings=None))
     save(tmp_path / "model", saved._replace(scalings=None))  # before the training
     assert_same(load(tmp_path / "model"), saved._replace(scalings=None))
+    save(tmp_path / "model", saved._replace(standardize=False))  # which no scale changes
+    assert_same(load(tmp_path / "model"), saved._replace(standardize=False, scalings=None))
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

@@ -1128,6 +1128,9 @@ def test_windows_are_judged_as_built_windows_are():
     xs, ys = series.arrays()
     weights = WEIGHTS.ravel()[np.arange(1, T + 1) + series.starts[:, None]]
     assert net.evaluate(series) == pytest.approx(net.evaluate(xs, ys, weights=weights), rel=1e-5)
+    history = net.train(xs, ys, 1, validation=series, class_weights=[1, 2, 3])
+    assert history.validation[0] == pytest.approx(net.evaluate(series, class_weights=[1, 2, 3]).loss, rel=1e-5)
+    assert history.validation[0] != pytest.approx(net.evaluate(series).loss, rel=1e-3)
     text = Windows(TEXT, T)
     xs, ys = (TEXT[np.arange(T) + np.arange(len(text))[:, None] + k] for k in (0, 1))
     assert net.evaluate(text) == pytest.approx(net.evaluate(xs / C, ys), rel=1e-5)
