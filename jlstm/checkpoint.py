@@ -4,9 +4,9 @@ The format, version 4, reads without jlstm. The file is an uncompressed zip arch
 `jlstm.json` is an object in UTF-8: "format" is "jlstm", "version" is 4, "config" has the fields of `LSTMConfig`, the
 cell by its name, "vocabulary" is null or a string whose k-th character is class id k, "apply_softmax" is true or false,
 "trained_on" says so in a few words, where it is there, "dtypes" has the dtype of each array by its name: float16,
-bfloat16, float32 or float64. "standardize" is false, or true before the training, or has the "mean" and the "deviation"
-of each feature, "inputs", and of each value to tell, "targets", null where those are none. All other members are arrays
-in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up those of the cell,
+bfloat16, float32 or float64. "standardize", where it is there, is true before the training, or has the "mean" and the
+"deviation" of each feature, "inputs", and of each value to tell, "targets", null where those are none. All other
+members are arrays in NumPy's format 1.0, little-endian and in C order: for each layer k from 0 up those of the cell,
 `layers[k].weight_ih.npy`, `layers[k].weight_hh.npy` and `layers[k].bias.npy` of an LSTM, of two directions
 `layers[k].forward.weight_ih.npy` and so on; then `readout.weight.npy` and `readout.bias.npy`; all of the shapes that
 the cell's file and `Readout` name. A bfloat16 array is stored as its bits, in uint16; they are the upper half of a

@@ -42,6 +42,8 @@ class LSTMConfig:
         dropout: the share of each layer's outputs that training leaves out, the same ones at all steps of a sequence
             (Srivastava et al., 2014; Gal and Ghahramani, 2016), from 0 to below 1, as the next four.
         input_scale: how much wider than usual the first layer's candidate reads its input.
+        long_memory: the share of each layer's units that start with a memory of 1 to 1,100 steps, of a cell that knows
+            how (see `Cell.remembering`; the LSTM does); the others start with one of a few.
         segment: how many steps the gradient keeps at a time, for sequences of many thousand steps; all where None.
         cell: the name of a cell in `jlstm.cells`, or a `Cell` of your own.
         projection_size: the width P of the hidden state of the cell "projected", below H; None for all others.
@@ -88,6 +90,7 @@ class LSTMConfig:
     recurrent_dropout: float = 0.0
     zoneout: float = 0.0
     weight_dropout: float = 0.0
+    long_memory: float = 0.0
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -108,6 +111,9 @@ class LSTMConfig:
             put(name, real_number(name, getattr(self, name)))
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected a number below 1, got {getattr(self, name)}")
+        put("long_memory", real_number("long_memory", self.long_memory))
+        if self.long_memory > 1:
+            raise ValueError(f"long_memory: expected a number up to 1, got {self.long_memory}")
         put("input_scale", real_number("input_scale", self.input_scale))
         if not 0 < self.input_scale <= MOST_SCALE:
             raise ValueError(f"input_scale: expected a positive number up to {MOST_SCALE}, got {self.input_scale}")
@@ -126,6 +132,10 @@ class LSTMConfig:
             raise ValueError(
                 f"zoneout: expected 0 with cell={cell.name!r}, whose state is kept in parts of a changing scale and "
                 f"has no average, got {self.zoneout}"
+            )
+        if self.long_memory and cell.remembering is None:
+            raise ValueError(
+                f"long_memory: expected 0 with cell={cell.name!r}, which knows no biases for it, got {self.long_memory}"
             )
         known = getattr(cell.shapes(self.sizes(0)), "_fields", ()) if self.weight_dropout else cell.recurrent
         if missing := {*cell.recurrent} - {*known}:

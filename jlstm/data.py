@@ -11,8 +11,20 @@ from jax import Array
 
 from jlstm.checks import class_ids, numbers, whole_number
 from jlstm.config import LSTMConfig
+from jlstm.objectives import known
 
-__all__ = ["Batch", "Data", "Streams", "Windows", "filled_up", "inputs_of", "rounded_up", "take"]
+__all__ = [
+    "Batch",
+    "Data",
+    "Streams",
+    "Windows",
+    "behind",
+    "counting",
+    "filled_up",
+    "inputs_of",
+    "rounded_up",
+    "take",
+]
 
 LEAST_STEPS, LEAST_CHARACTERS = 16, 2**16  # shorter sequences, and texts, share a compiled shape
 
@@ -138,10 +150,28 @@ class Batch(NamedTuple):
         )
 
     def rows(self, config: LSTMConfig) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inputs and the targets that are real, `[rows, I]` and `[rows, C]`."""
+        """Return the inputs that are real, `[rows, I]`, and the values to tell, `[rows, C]`, NaN where none counts."""
+        real = self._real()
+        ys = self.ys if self.weights is None else np.where(behind(self.weights, self.ys) > 0, self.ys, np.nan)
+        return self.xs[real], ys[real] if config.target == "each" else ys
+
+    def balanced(self, config: LSTMConfig) -> "Batch":
+        """Return the same sequences with weights whose mean over all targets is 1, unknown ones counted as 0.
+
+        Mini-batches whose losses are divided by how many targets they have, of whatever weight, then have on average
+        the weighted mean of all, also where each is of few.
+        """
+        weights, mean = counting(self.ys, self.weights, config), self.mean_weight(config)
+        return self if self.weights is None and mean == 1 else self._replace(weights=np.float32(weights / mean))
+
+    def mean_weight(self, config: LSTMConfig) -> float:
+        """Return how much a target counts in the mean, unknown ones 0."""
+        weights = counting(self.ys, self.weights, config)
+        return float((weights[self._real()] if config.target == "each" else weights).mean())
+
+    def _real(self) -> np.ndarray:
         steps = np.full(self.sequences, self.steps) if self.lengths is None else self.lengths
-        real = np.arange(self.steps) < np.asarray(steps)[:, None]
-        return self.xs[real], self.ys[real] if config.target == "each" else self.ys
+        return np.arange(self.steps) < np.asarray(steps)[:, None]
 
     def mapped(self, of_inputs: Callable, of_targets: Callable) -> "Batch":
         """Return the same sequences with functions of their inputs and targets in the place of these."""
@@ -376,6 +406,30 @@ def inputs_of(ids: Array, config: LSTMConfig) -> Array:
         [[[0.25], [0.5]]]
     """
     return ids[..., None] / config.output_size if config.inputs == "features" and config.input_size == 1 else ids
+
+
+def counting(ys: Any, weights: Any, config: LSTMConfig) -> np.ndarray:
+    """Return how much each target counts, in float64: its weight, 1 without weights, and 0 where it is unknown.
+
+    Example:
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=1, loss="mse")
+        >>> counting(np.array([[[1.0], [np.nan]]]), None, config).tolist()
+        [[[1.0], [0.0]]]
+    """
+    counts = known(ys)
+    if config.objective.answers == "classes" and not np.issubdtype(ys.dtype, np.integer):
+        counts = counts.all(axis=-1)
+    return counts * (1.0 if weights is None else behind(weights, counts).astype(float))
+
+
+def behind(array: Any, like: Any) -> Any:
+    """Return an array with as many axes as another, those that it lacks behind its own.
+
+    Example:
+        >>> behind(np.ones(2), np.ones((2, 3))).shape
+        (2, 1)
+    """
+    return array.reshape(*array.shape, *[1] * (like.ndim - array.ndim))
 
 
 def rounded_up(number: int, digits: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from jlstm.checks import class_ids, describe, finite_numbers, is_boxed, is_list_of_arrays, numbers
 from jlstm.config import LSTMConfig, check_config
-from jlstm.data import Batch, Streams, Windows
+from jlstm.data import Batch, Streams, Windows, behind
 from jlstm.model import check_reads_forwards
 from jlstm.objectives import UNKNOWN, known
 from jlstm.series import SeriesWindows
@@ -75,8 +75,9 @@ def as_batch(
     ys = _targets(y_name, Y, config, steps, x_name, dtype)
     real = np.arange(steps.max()) < steps[:, None] if config.target == "each" else np.ones(len(steps), bool)
     counted = _weights(weights_name, weights, class_weights, ys, real, config)
-    _check_any_counts(y_name, ys, counted, real)
-    return Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps, weights=counted)
+    batch = Batch(xs, ys, None if (steps == xs.shape[1]).all() else steps, weights=counted)
+    _check_counts(y_name, batch, config)
+    return batch
 
 
 def as_series(
@@ -112,9 +113,10 @@ def as_series(
     each, real = f"{name}.targets", np.ones(len(series.tables), bool)
     targets = _in_one_form(each, series.targets, config, real, dtype, "rows")
     weights = _weights(f"{name}.weights", series.weights, class_weights, targets, real, config)
-    _check_any_counts(each, targets, weights, real)
     tables = finite_numbers(f"{name}.tables", series.tables, dtype)
-    return series.with_arrays(tables, targets, weights, series.starts)
+    found = series.with_arrays(tables, targets, weights, series.starts)
+    _check_counts(each, found, config)
+    return found
 
 
 def as_sequences(
@@ -148,13 +150,16 @@ def as_sequences(
     return _sequence("x", array, config, dtype)[None], "one"
 
 
-def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+def as_predictions(
+    predictions: Any, targets: Any, config: LSTMConfig, dtype: Any = np.float32
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Check what `predict` returned together with the targets to compare it with.
 
     Args:
         predictions: `[T, C, 1]` or `[N, T, C, 1]`, or a list of the first; without T where there is one a sequence.
         targets: the targets of the same sequences, in any form that `as_batch` takes.
         config: the network.
+        dtype: in which both have to be finite.
 
     Returns:
         For each sequence its predictions, `[T, C]` in float64 (`[1, C]` for one target), and its targets, `[T]` ids or
@@ -181,7 +186,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
             )
     if len(predictions) == 0:
         raise ValueError("predictions: expected at least one sequence, got none")
-    pairs = [finite_numbers(f"predictions[{k}]", p) for k, p in enumerate(predictions)]
+    pairs = [finite_numbers(f"predictions[{k}]", p, dtype) for k, p in enumerate(predictions)]
     for k, prediction in enumerate(pairs):
         if len(prediction) == 0:
             raise ValueError(f"predictions: expected at least one time step in each, got shape {prediction.shape}")
@@ -191,7 +196,7 @@ def as_predictions(predictions: Any, targets: Any, config: LSTMConfig) -> list[t
                 f"predictions[{k}]: expected {expected} with C = {config.output_size}, got shape {prediction.shape}"
             )
     steps = np.array([p.shape[0] if rank == 3 else 1 for p in pairs])
-    ys = _targets("targets", targets, config, steps, "predictions")
+    ys = _targets("targets", targets, config, steps, "predictions", dtype)
     if rank == 2:
         ys = ys[:, None]
     return [(p.reshape(n, -1).astype(float), y[:n]) for p, y, n in zip(pairs, ys, steps, strict=True)]
@@ -383,6 +388,8 @@ def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: 
         return found
     if config.objective.answers == "values":
         raise ValueError(f"class_weights: expected None with loss={config.loss!r}, which has no classes")
+    if isinstance(class_weights, (dict, str)):
+        raise TypeError(f"class_weights: expected a list of numbers, a class each, got {class_weights!r}")
     of_each = _not_negative("class_weights", class_weights)
     count, kinds = (2, "no and yes") if config.objective.answers == "questions" else (config.output_size, "each class")
     if of_each.shape != (count,):
@@ -394,7 +401,7 @@ def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: 
         by_class = of_each[np.maximum(ys, 0)] if ids else np.nan_to_num(ys) @ of_each
     if found is None:
         return by_class
-    return _behind(found, by_class.ndim) * by_class
+    return behind(found, by_class) * by_class
 
 
 def _padded_weights(name: str, weights: list[np.ndarray], real: np.ndarray) -> np.ndarray:
@@ -413,15 +420,9 @@ def _not_negative(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _behind(array: np.ndarray, axes: int) -> np.ndarray:
-    """Return an array with so many axes, those that it lacks behind its own."""
-    return array.reshape(*array.shape, *[1] * (axes - array.ndim))
-
-
-def _check_any_counts(name: str, ys: np.ndarray, weights: Any, real: np.ndarray) -> None:
+def _check_counts(name: str, data: Batch | SeriesWindows, config: LSTMConfig) -> None:
     """Raise a ValueError unless there is a target that is known and of a weight above 0."""
-    counts = known(ys) if weights is None else known(ys) & (_behind(weights, ys.ndim) > 0)
-    if not counts[real].any():
+    if not data.mean_weight(config) > 0:
         raise ValueError(f"{name}: expected at least one known target of a weight above 0, got none")
 
 

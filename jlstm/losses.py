@@ -12,6 +12,7 @@ from jax import Array
 
 from jlstm.checks import array, describe, is_integer, lengths_of, targets_of, weights_of
 from jlstm.config import LSTMConfig
+from jlstm.data import behind
 from jlstm.devices import spread_by_xla
 from jlstm.model import ModelParams, checked, scores_of
 from jlstm.objectives import OBJECTIVES, Objective, known
@@ -25,6 +26,7 @@ __all__ = [
     "mse",
     "summed_evaluation",
     "summed_loss",
+    "targets_in",
 ]
 
 
@@ -343,12 +345,12 @@ def _summed(
     if objective.answers == "classes" and targets.ndim == scores.ndim:
         counts = counts.all(axis=-1)
     if lengths is not None:
-        counts = counts & _behind(_real(scores, lengths), counts)
+        counts = counts & behind(_real(scores, lengths), counts)
     if weights is not None:
-        weights = _behind(weights, counts).astype(scores.dtype)
+        weights = behind(weights, counts).astype(scores.dtype)
         counts = counts & (weights != 0)
     # The targets too: NaN among those that do not count would reach the gradient as 0 · NaN.
-    targets = jnp.where(_behind(counts, targets), targets, jnp.zeros((), targets.dtype))
+    targets = jnp.where(behind(counts, targets), targets, jnp.zeros((), targets.dtype))
     found = jnp.where(counts, each(scores, targets).astype(scores.dtype), 0)
     if weights is not None:
         counts = jnp.where(counts, weights, 0)
@@ -363,9 +365,11 @@ def _real(scores: Array, lengths: Array) -> Array:
     return jnp.arange(scores.shape[1], dtype=jnp.int32)[None] < lengths[:, None] if scores.ndim == 3 else lengths > 0
 
 
-def _behind(array: Array, like: Array) -> Array:
-    """Return an array with as many axes as another, those that it lacks behind its own."""
-    return array.reshape(*array.shape, *[1] * (like.ndim - array.ndim))
+def targets_in(batch: Any, config: LSTMConfig) -> Array:
+    """Return how many targets a `Batch` has at real steps, or how many sequences with one, of whatever weight."""
+    rows, steps = batch.xs.shape[:2]
+    lengths = jnp.broadcast_to(jnp.asarray(steps if batch.lengths is None else batch.lengths), rows)
+    return (jnp.clip(lengths, 0, steps) if config.target == "each" else lengths > 0).sum()
 
 
 def _mean(total: Array, count: Array) -> Array:

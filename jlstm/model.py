@@ -36,6 +36,8 @@ __all__ = [
     "zero_state",
 ]
 
+LONGEST_MEMORY = 7  # the logarithm of 1,100 steps
+
 
 class Readout(NamedTuple):
     """The dense readout from hidden states to outputs.
@@ -201,12 +203,21 @@ def _draw(normal: Callable[..., Any], config: LSTMConfig) -> ModelParams:
         # Drawn as if all I features were at work, tokens start too weak: 1.71 instead of 1.56 nats after 3 epochs.
         fan_in = 1 if config.inputs == "tokens" and k == 0 else sizes.inputs
         drawn = [cell.draw(normal, sizes, scale, fan_in) for _ in range(1 + config.bidirectional)]
+        if config.long_memory:
+            drawn = [cell.remembering(own, *_long_memory(sizes.hidden, config.long_memory)) for own in drawn]
         return Bidirectional(*drawn) if config.bidirectional else drawn[0]
 
     layers, width = tuple(map(layer, range(config.layers))), config.output_width
     weight = normal(width, config.readout_width) / width**0.5
     bias = weight.__array_namespace__().zeros(config.readout_width, dtype=weight.dtype)
     return ModelParams(layers, Readout(weight, bias))
+
+
+def _long_memory(hidden: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return which units of a layer start with a long memory, and the logarithms of the steps that it spans."""
+    first, count = hidden - round(share * hidden), round(share * hidden)
+    spans = np.concatenate([np.zeros(first), np.linspace(0, LONGEST_MEMORY, count)])
+    return np.arange(hidden) >= first, spans.astype(np.float32)
 
 
 def zero_state(params: ModelParams, batch: int | tuple[int, ...], *, cell: Cell | str = LSTM) -> tuple:

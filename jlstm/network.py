@@ -26,7 +26,7 @@ from jlstm.objectives import known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
-from jlstm.scaling import Scaling, Scalings, restored, scaling_of, standardized
+from jlstm.scaling import Scalings, scalings_of
 from jlstm.series import SeriesWindows
 from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate, fit, fresh_state
 
@@ -34,7 +34,7 @@ __all__ = ["History", "LSTMNetwork", "Moment"]
 
 NAMES = "X", "Y", "weights"
 EVALUATED = 256  # how many sequences are evaluated together
-BUILT = 4096  # how many windows of a series are built at once to predict on them
+BUILT = 2**22  # how many numbers of windows of a series are built at once to predict on them
 
 
 class History(NamedTuple):
@@ -108,6 +108,8 @@ class LSTMNetwork:
         schedule: the shape of the learning rate over a training, a function from the part that is done (0 to 1) to a
             factor; by default a cosine from 1 to 0.
         input_scale: how much wider the candidate's input weights are drawn; by default `default_input_scale`.
+        long_memory: the share of the units that start with a memory of up to 1,100 steps; by default
+            `default_long_memory`.
         standardize: whether features, and values to tell, are brought to mean 0 and standard deviation 1 by what the
             data of the first training have. All that is returned is on their own scale, but losses: those are of the
             values so scaled, where 1 is what the mean of all would have as "mse".
@@ -150,6 +152,7 @@ class LSTMNetwork:
         batch_size: int | None = None,
         schedule: Callable[[Array], Array] = cosine,
         input_scale: float | None = None,
+        long_memory: float | None = None,
         standardize: bool = False,
         progress: bool = True,
     ) -> None:
@@ -172,7 +175,9 @@ class LSTMNetwork:
             weight_dropout=weight_dropout,
         )
         scale = default_input_scale(config) if input_scale is None else input_scale
-        self.config = replace(config, input_scale=scale)
+        if long_memory is None:
+            long_memory = default_long_memory(config)
+        self.config = replace(config, input_scale=scale, long_memory=long_memory)
         self.apply_softmax, self.progress = switch("apply_softmax", apply_softmax), switch("progress", progress)
         if self.apply_softmax and config.objective.probabilities is None:
             raise ValueError(f"apply_softmax: expected False with loss={loss!r}, whose outputs are values, got True")
@@ -282,8 +287,11 @@ class LSTMNetwork:
         patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, (data.streams or data.sequences) // 15))
         before = self._trained
-        scalings = before.scalings or (self._scalings_of(data) if self.standardize else None)
-        data, held_out = _scaled(data, scalings), _scaled(held_out, scalings)
+        scalings = before.scalings or (scalings_of(data, self.config) if self.standardize else None)
+        if scalings is not None:
+            data, held_out = scalings.of(data), None if held_out is None else scalings.of(held_out)
+        if not isinstance(data, (Windows, Streams)):
+            data = data.balanced(self.config)
         reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
         sequences = data.sequences
 
@@ -334,7 +342,8 @@ class LSTMNetwork:
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        data = _scaled(self._without_streams(X, Y, NAMES, weights, class_weights), self._trained.scalings)
+        data, scalings = self._without_streams(X, Y, NAMES, weights, class_weights), self._trained.scalings
+        data = data if scalings is None else scalings.of(data)
         return evaluate(self.params, data, batch_size=EVALUATED, config=self.config)
 
     def predict(self, x: Any, *, return_std: bool = False) -> Any:
@@ -358,14 +367,20 @@ class LSTMNetwork:
             advice = "which tells values and no distribution; 'gaussian' and 'laplace' do"
             raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, {advice}")
         if isinstance(x, SeriesWindows):
-            pieces = [x.part(k, k + BUILT).arrays()[0] for k in range(0, len(x), BUILT)]
-            told = [self.predict(piece, return_std=return_std) for piece in pieces]
-            return tuple(map(np.concatenate, zip(*told, strict=True))) if return_std else np.concatenate(told)
+            rows = max(1, BUILT // x.tables[: x.length].size)
+            pieces = (x.inputs(first, first + rows) for first in range(0, len(x), rows))
+            parts = [self.predict(piece, return_std=return_std) for piece in pieces]
+            return tuple(map(np.concatenate, zip(*parts, strict=True))) if return_std else np.concatenate(parts)
         sequences, kind = self._sequences(x)
-        outputs = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
-        outputs, deviations = _each(self._on_their_scale, outputs)
+        told = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
+        if self._trained.scalings is not None:
+            back = self._trained.scalings.back
+            told = back(told) if isinstance(told, np.ndarray) else list(map(back, told))
         if kind == "one":
-            outputs, deviations = outputs[0], deviations[0]
+            told = told[0]
+        if not tells_std:
+            return told
+        outputs, deviations = _halves(told)
         return (outputs, deviations) if return_std else outputs
 
     def forecast(self, x: Any, steps: int, *, samples: int | None = None, seed: int | None = 0) -> np.ndarray:
@@ -403,11 +418,7 @@ class LSTMNetwork:
         if isinstance(sequences, list):
             lengths = np.array([len(sequence) for sequence in sequences])
             sequences = np.stack([filled_up(sequence, lengths.max()) for sequence in sequences])
-        feedback, scalings = None, self._trained.scalings
-        if scalings is not None and scalings.targets is not None:
-            into, out = scalings.inputs, scalings.targets
-            scale, shift = out.deviation / into.deviation, (out.mean - into.mean) / into.deviation
-            feedback = Feedback(scale.astype(np.float32), shift.astype(np.float32))
+        scalings = self._trained.scalings
         paths = forecast(
             self.params,
             sequences,
@@ -416,11 +427,11 @@ class LSTMNetwork:
             lengths=lengths,
             samples=samples,
             key=None if samples is None else jax.random.key(seed),
-            feedback=feedback,
-        )
-        if scalings is not None and scalings.targets is not None:
-            paths = restored(paths, scalings.targets)
-        return paths[..., 0, :, :, None] if kind == "one" else paths[..., None]
+            feedback=None if scalings is None else Feedback(*scalings.feedback()),
+        )[..., None]
+        if scalings is not None:
+            paths = scalings.back(paths)
+        return paths[..., 0, :, :, :] if kind == "one" else paths
 
     def loss_function(self, predictions: Any, targets: Any) -> float:
         """Return the mean loss of what `predict` returned.
@@ -436,18 +447,19 @@ class LSTMNetwork:
             TypeError, ValueError: an argument does not fit.
         """
         objective, scalings = self.config.objective, self._trained.scalings
+        dtype = np.float32 if scalings is None else np.float64
         if objective.noise is None:
-            pairs: Any = as_predictions(predictions, targets, self.config)
+            pairs: Any = as_predictions(predictions, targets, self.config, dtype)
         else:
             if not isinstance(predictions, tuple) or len(predictions) != 2:
                 expected = "(means, deviations), as predict(x, return_std=True) returns them"
                 raise TypeError(f"predictions: expected {expected}, got {describe(predictions)}")
-            means, deviations = (as_predictions(part, targets, self.config) for part in predictions)
+            means, deviations = (as_predictions(part, targets, self.config, dtype) for part in predictions)
             pairs = [((mean, std), target) for (mean, target), (std, _) in zip(means, deviations, strict=True)]
         total, count = 0.0, 0
         for prediction, target in pairs:
-            if scalings is not None and scalings.targets is not None:
-                prediction, target = _on_trained_scale(prediction, target, scalings.targets)
+            if scalings is not None:
+                prediction, target = scalings.of_told(prediction, target)
             counts = known(target)
             places = counts.all(axis=-1) if objective.answers == "classes" and target.ndim == 2 else counts
             losses = objective.losses_of_predictions(prediction, np.where(counts, target, 0), self.apply_softmax)
@@ -566,27 +578,15 @@ class LSTMNetwork:
         names = "validation[0]", "validation[1]", "validation[2]"
         return self._without_streams(X, Y, names, weights[0] if weights else None, class_weights)
 
-    def _scalings_of(self, data: Any) -> Scalings:
-        inputs, targets = data.rows(self.config)
-        values = self.config.objective.answers == "values"
-        return Scalings(scaling_of(inputs), scaling_of(targets) if values else None)
-
     def _sequences(self, x: Any) -> tuple[Any, str]:
         """Return what to predict on, as the network reads it, and which of one, a batch and a list it was."""
         scalings = self._trained.scalings
         sequences, kind = as_sequences(x, self.config, np.float32 if scalings is None else np.float64)
         if scalings is None:
             return sequences, kind
-        return _each(lambda xs: (np.float32(standardized(xs, scalings.inputs)),), sequences)[0], kind
-
-    def _on_their_scale(self, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the network told, `[..., C, 1]`, and the deviations behind it, where there are any."""
-        size, scalings = self.config.output_size, self._trained.scalings
-        outputs, deviations = told[..., :size, :], told[..., size:, :]
-        if scalings is None or scalings.targets is None:
-            return outputs, deviations
-        scale = scalings.targets.deviation.astype(np.float32)[: deviations.shape[-2], None]
-        return restored(outputs[..., 0], scalings.targets)[..., None], deviations * scale
+        if isinstance(sequences, list):
+            return [scalings.of_inputs(sequence, f"x[{k}]") for k, sequence in enumerate(sequences)], kind
+        return scalings.of_inputs(sequences, "x"), kind
 
 
 def _refuse(data: Any, others: dict[str, Any]) -> None:
@@ -598,29 +598,11 @@ def _refuse(data: Any, others: dict[str, Any]) -> None:
             raise ValueError(f"{name}: expected None, since {kind} hold their own targets, got {type(value)}{advice}")
 
 
-def _each(function: Callable[[np.ndarray], tuple], arrays: Any) -> tuple:
-    """Return what a function returns of an array, or of each array of a list as lists."""
-    if isinstance(arrays, np.ndarray):
-        return function(arrays)
-    return tuple(map(list, zip(*map(function, arrays), strict=True)))
-
-
-def _scaled(data: Any, scalings: Scalings | None) -> Any:
-    """Return data as a network that standardises reads them."""
-    if scalings is None or data is None:
-        return data
-    into, out = scalings
-    return data.mapped(
-        lambda xs: np.float32(standardized(xs, into)),
-        lambda ys: ys if out is None else np.float32(standardized(ys, out)),
-    )
-
-
-def _on_trained_scale(prediction: Any, target: np.ndarray, scaling: Scaling) -> tuple[Any, np.ndarray]:
-    if isinstance(prediction, tuple):
-        mean, deviation = prediction
-        return (standardized(mean, scaling), deviation / scaling.deviation), standardized(target, scaling)
-    return standardized(prediction, scaling), standardized(target, scaling)
+def _halves(told: Any) -> tuple[Any, Any]:
+    """Return the values and the deviations behind them, `[..., C, 1]` each, of an array or of a list of them."""
+    if isinstance(told, list):
+        return [_halves(each)[0] for each in told], [_halves(each)[1] for each in told]
+    return tuple(np.split(told, 2, axis=-2))  # type: ignore[return-value]
 
 
 def _history(stands: Standing) -> History:
@@ -674,3 +656,22 @@ def default_input_scale(config: LSTMConfig) -> float:
     if config.objective.answers != "classes":
         return 1.0
     return max(1.0, config.output_size / (2 * config.input_size))
+
+
+def default_long_memory(config: LSTMConfig) -> float:
+    """Return the share of its units that `LSTMNetwork` starts with a memory of up to 1,100 steps.
+
+    What is told at the end of a sequence may have come at its beginning, and most units forget it within ten steps.
+    With a target for each step there is one near by, from which a network learns to remember for longer.
+
+    Args:
+        config: the network.
+
+    Returns:
+        A quarter where there is one target for a sequence and the cell knows how to start so, else 0.
+
+    Example:
+        >>> default_long_memory(LSTMConfig(input_size=1, hidden_size=8, output_size=3, target="last"))
+        0.25
+    """
+    return 0.25 if config.target != "each" and config.cell.remembering else 0.0

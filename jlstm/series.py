@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
 
 from jlstm.checks import is_list_of_arrays, numbers, whole_number
-from jlstm.config import LSTMConfig
-from jlstm.data import Batch, filled_up, rounded_up
+from jlstm.config import LSTMConfig, Target
+from jlstm.data import Batch, behind, counting, filled_up, rounded_up
 
 __all__ = ["SeriesWindows"]
 
@@ -70,6 +70,8 @@ class SeriesWindows:
         rows = [len(table) for table in tables.values()]
         targets = list(tables.values()) if self.targets is None else _of_rows("targets", self.targets, tables)
         weights = None if self.weights is None else np.concatenate(_of_rows("weights", self.weights, tables))
+        if weights is not None and not (weights >= 0).all():
+            raise ValueError(f"weights: expected numbers from 0 up, got {np.min(weights)}")
         counts = [max(0, count - self.length - self.ahead + 1) for count in rows]
         if not any(counts):
             least_rows = f"length + ahead = {self.length + self.ahead}"
@@ -110,7 +112,7 @@ class SeriesWindows:
         """None of them goes on from another."""
         return 0
 
-    def arrays(self, target: Literal["each", "last", "mean"] = "each") -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, target: Target = "each") -> tuple[np.ndarray, np.ndarray]:
         """Build all windows.
 
         Args:
@@ -119,12 +121,31 @@ class SeriesWindows:
         Returns:
             The windows, `[N, length, features]`, and their targets, `[N, length, ...]` or `[N, ...]`.
         """
+        if target not in get_args(Target):
+            raise ValueError(f"target: expected one of {get_args(Target)}, got {target!r}")
         batch = self._gathered(self.starts, self.length, target == "each")
         return batch.xs, batch.ys
 
     def rows(self, config: LSTMConfig) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of all tables and their targets, `[rows, features]` and `[rows, C]`."""
-        return self.tables, self.targets
+        """Return the rows of all tables, `[rows, features]`, and the values to tell, `[rows, C]`, or NaN there."""
+        if self.weights is None:
+            return self.tables, self.targets
+        return self.tables, np.where(behind(self.weights, self.targets) > 0, self.targets, np.nan)
+
+    def balanced(self, config: LSTMConfig) -> "SeriesWindows":
+        """Return the same windows with weights whose mean over all targets is 1, as of a `Batch`."""
+        weights, mean = counting(self.targets, self.weights, config), self.mean_weight(config)
+        if self.weights is None and mean == 1:
+            return self
+        return self.with_arrays(self.tables, self.targets, np.float32(weights / mean), self.starts)
+
+    def mean_weight(self, config: LSTMConfig) -> float:
+        """Return how much a target of a window counts in the mean, unknown ones 0."""
+        weights, first = counting(self.targets, self.weights, config), self.starts + self.ahead
+        if config.target != "each":
+            return float(weights[first + self.length - 1].mean())
+        sums = np.cumsum(np.concatenate([np.zeros_like(weights[:1]), weights]), axis=0)
+        return float((sums[first + self.length] - sums[first]).mean() / self.length)
 
     def mapped(self, of_inputs: Callable, of_targets: Callable) -> "SeriesWindows":
         """Return the same windows with functions of their tables and targets in the place of these."""
@@ -159,9 +180,9 @@ class SeriesWindows:
             filled_up(self.starts, windows),
         )
 
-    def part(self, first: int, last: int) -> "SeriesWindows":
-        """Return the windows from the first to before the last."""
-        return self.with_arrays(self.tables, self.targets, self.weights, self.starts[first:last])
+    def inputs(self, first: int, last: int) -> np.ndarray:
+        """Build the windows from the first to before the last, `[N, length, features]`."""
+        return self.tables[self.starts[first:last, None] + np.arange(self.length)]
 
     def with_arrays(self, tables: Any, targets: Any, weights: Any, starts: Any) -> "SeriesWindows":
         """Return windows of the same shape over other arrays."""

@@ -17,7 +17,7 @@ from jlstm.checks import alike, describe, prng_key
 from jlstm.config import LSTMConfig, check_config
 from jlstm.data import Batch, Data, filled_up, rounded_up, take
 from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
-from jlstm.losses import summed_evaluation, summed_loss
+from jlstm.losses import summed_evaluation, summed_loss, targets_in
 from jlstm.model import ModelParams, params_shapes, weights_of, zero_state
 from jlstm.optimizers import (
     IDLE,
@@ -71,7 +71,9 @@ class Trainer(NamedTuple):
     step: Callable[[TrainState, Batch], tuple[TrainState, Array]]
 
 
-def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, ...] | None = None) -> Trainer:
+def trainer(
+    config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, ...] | None = None, balanced: bool = False
+) -> Trainer:
     """Return the pure functions that train a network.
 
     Args:
@@ -80,6 +82,9 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, .
             weight decay are optax's. It is offered the loss, as `value`, and the loss as a function, as `value_fn`.
         axis_name: the mapped axis, or axes in a tuple, over whose devices the batch is split, for use inside
             `jax.shard_map` or `jax.vmap`; the update is that of the whole batch.
+        balanced: whether the batches are parts of a whole whose weights have a mean of 1. Then a batch's loss is its
+            sum over how many targets it has, of whatever weight; else over their weights, so that in a batch of one
+            its weight is nothing.
 
     Returns:
         The `Trainer`; compile its step yourself, or scan over it. Nothing in the state shares a buffer with what it was
@@ -128,7 +133,7 @@ def trainer(config: LSTMConfig, optimizer: Any, *, axis_name: str | tuple[str, .
                 resets=batch.resets,
                 weights=batch.weights,
             )
-            weight = _sum(real)
+            weight = _sum(targets_in(batch, config) if balanced and batch.weights is not None else real)
             return total / jnp.where(weight > 0, weight, 1), memory
 
         def loss_and_grads(params: ModelParams) -> tuple[Array, Any, Any]:
@@ -257,7 +262,7 @@ def fit(
                 if not finite:  # waits for the call to end
                     raise FloatingPointError(
                         f"the loss became NaN or infinite in epoch {epoch + 1}; the parameters from before are kept. "
-                        "Try a lower learning_rate, or inputs of a smaller range"
+                        "Try a lower learning_rate, or inputs and targets of a smaller range"
                     )
                 sizes[k] = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
                 state, done, start = stepped, done + stop - start, stop
@@ -473,7 +478,7 @@ def _train_steps(
         def body(k: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, total = carry
             tx = optimizer(Rate(schedule, shape, state.step - accumulated(state.opt_state)))
-            step = trainer(config, tx, axis_name=AXIS if mesh else None).step
+            step = trainer(config, tx, axis_name=AXIS if mesh else None, balanced=True).step
             state, loss = step(state, take(data, order[k], config, masked=masked))
             return state, total + loss
 

@@ -69,6 +69,8 @@ class Cell:
             that a layer may be computed at a faster width.
         projects: whether its hidden state is narrower than H.
         averages: whether an average of two of its states is one.
+        remembering: `remembering(params, chosen, spans) -> params`, with the biases of the units `chosen`, `[H]`
+            booleans, for a memory of `exp(spans)` steps, `[H]`; None of a cell that knows no such biases.
 
     Example:
         >>> from jlstm.cells import LSTM
@@ -90,9 +92,10 @@ class Cell:
     pads: bool = False
     projects: bool = False
     averages: bool = True
+    remembering: Callable[[Any, Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("linear", "gates", "zero_state", "draw", "activations", "linear_all"):
+        for field in ("linear", "gates", "zero_state", "draw", "activations", "linear_all", "remembering"):
             value = getattr(self, field)
             if not callable(value) and (value is not None or field in ("linear", "gates", "zero_state")):
                 raise TypeError(f"{field}: expected a function, got {describe(value)}")

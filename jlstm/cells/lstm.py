@@ -117,6 +117,18 @@ def _draw(normal: Callable[..., Any], sizes: Sizes, scale: float, fan_in: int) -
     return LSTMParams(weight_ih, orthogonal(normal, 4, sizes.hidden), biases(steep, 0, 1, 0, 0))
 
 
+def _remembering(params: LSTMParams, chosen: Any, spans: Any) -> LSTMParams:
+    """Start units with b_f = -b_i = log T, so that they forget and write about a T-th part of their state a step.
+
+    Over T steps, neither what they keep nor its gradient vanishes (Tallec and Ollivier, "Can Recurrent Neural Networks
+    Warp Time?", 2018).
+    """
+    arrays = params.bias.__array_namespace__()
+    i, f, g, o = arrays.split(params.bias, 4)
+    i, f = arrays.where(chosen, -spans, i), arrays.where(chosen, spans, f)
+    return params._replace(bias=arrays.concat([i, f, g, o]).astype(params.bias.dtype))
+
+
 LSTM = Cell(
     linear,
     _gates,
@@ -127,6 +139,7 @@ LSTM = Cell(
     blocks=LSTMParams("ifgo", "ifgo", "ifgo"),  # type: ignore[arg-type]
     linear_all=linear_all,
     pads=True,
+    remembering=_remembering,
 )
 
 
