@@ -668,10 +668,10 @@ def default_long_memory(config: LSTMConfig) -> float:
         config: the network.
 
     Returns:
-        A quarter where there is one target for a sequence and the cell knows how to start so, else 0.
+        1 where there is one target for a sequence and the cell knows how to start so, else 0.
 
     Example:
         >>> default_long_memory(LSTMConfig(input_size=1, hidden_size=8, output_size=3, target="last"))
-        0.25
+        1.0
     """
-    return 0.25 if config.target != "each" and config.cell.remembering else 0.0
+    return 1.0 if config.target != "each" and config.cell.remembering else 0.0

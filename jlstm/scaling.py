@@ -46,7 +46,7 @@ class Scalings(NamedTuple):
         return ys if self.targets is None else finite_numbers("Y", standardized(ys, self.targets), gaps=True)
 
     def back(self, told: np.ndarray) -> np.ndarray:
-        """Return what was told, values and maybe deviations behind them, `[..., C, 1]` or `[..., 2C, 1]`, in float64."""
+        """Return what was told, values and maybe deviations behind, `[..., C, 1]` or `[..., 2C, 1]`, in float64."""
         if self.targets is None:
             return told
         size = len(self.targets.mean)

@@ -118,6 +118,16 @@ MISTAKES = {
         ValueError,
         "weight_dropout: expected 0 with cell='own', whose parameters have no ['weights'], got 0.5",
     ),
+    "a long memory of a cell that knows none": (
+        {"cell": "gru", "long_memory": 0.5},
+        ValueError,
+        "long_memory: expected 0 with cell='gru', which knows no biases for it, got 0.5",
+    ),
+    "a long memory of more than all": (
+        {"long_memory": 1.5},
+        ValueError,
+        "long_memory: expected a number up to 1, got 1.5",
+    ),
     "an unknown target": (
         {"target": "first"},
         ValueError,

@@ -755,7 +755,7 @@ BAD_TRAINING = {
         (X, Y, 1),
         {"validation": (X, Y, X[:, :2])},
         ValueError,
-        r"validation\[2\]: expected shape \(6,\) or \(6, 5\), got float64 of shape \(6, 2\)",
+        r"validation\[2\]: expected shape \(6,\) or \(6, 5\), got shape \(6, 2\)",
     ),
     "validation X": ((X, Y, 1), {"validation": (X * np.nan, Y)}, ValueError, r"validation\[0\]: expected finite"),
     "validation Y": ((X, Y, 1), {"validation": (X, Y + 1)}, ValueError, r"validation\[1\]: expected class ids"),
@@ -1262,3 +1262,36 @@ def test_tables_of_pandas_are_sequences():
     np.testing.assert_array_equal(forecaster.forecast(table, 2), forecaster.forecast(array, 2))
     with pytest.raises(TypeError, match=r"^x: expected numbers"):
         net.predict(table.assign(b="high"))
+
+
+@pytest.mark.parametrize("count", [28, 60])  # of which a mini-batch has one, or four
+def test_class_weights_count_in_mini_batches_of_few(count):
+    """Of a quarter yes, counted nine times each, the odds are three to one."""
+    answers = np.arange(count) % 4 == 0
+    net = LSTMNetwork(1, 4, 1, True, "binary_cross_entropy", target="last", progress=False)
+    net.train(np.ones((count, 3, 1)), answers, epochs=6000 // count, learning_rate=0.02, class_weights=[1, 9])
+    assert net.predict(np.ones(3))[0, 0] == pytest.approx(0.75, abs=0.03)
+
+
+def test_training_loss_is_the_weighted_mean_whatever_is_unknown():
+    ys = np.full((20, 1), np.nan)
+    ys[:3] = [[1.0], [2.0], [4.0]]
+    weights = np.linspace(0, 1, 20)
+    net = LSTMNetwork(1, 4, 1, loss="mse", target="last", progress=False)
+    history = net.train(np.ones((20, 3)), ys, 1, 0.0, weights=weights, validation=(np.ones((20, 3)), ys, weights))
+    assert history.loss[0] == pytest.approx(history.validation[0], rel=1e-5)
+
+
+def test_windows_of_series_are_predicted_on_as_the_arrays_built_of_them(monkeypatch):
+    net, windows = new(output_size=1, loss="gaussian"), SeriesWindows(np.arange(20.0) / 20, 4)
+    expected = net.predict(windows.arrays()[0], return_std=True)
+    for built in (network.BUILT, 12, 1):
+        monkeypatch.setattr(network, "BUILT", built)
+        np.testing.assert_allclose(net.predict(windows, return_std=True), expected, rtol=1e-6)
+
+
+def test_units_start_with_a_long_memory_where_the_end_is_told():
+    assert new().config.long_memory == new(cell="gru", target="last").config.long_memory == 0
+    i, f, _, _ = LSTMNetwork(1, 3, C, target="last").params.layers[0].bias.reshape(4, 3)
+    np.testing.assert_allclose(f, [0, 3.5, 7])
+    np.testing.assert_allclose(i, [0, -3.5, -7])

@@ -16,7 +16,6 @@ def test_each_column_has_its_own_mean_and_deviation():
     np.testing.assert_allclose(mean, rows.mean(axis=0))
     np.testing.assert_allclose(deviation, rows.std(axis=0))
     scaled = standardized(rows, Scaling(mean, deviation))
-    assert scaled.dtype == np.float32
     np.testing.assert_allclose([scaled.mean(axis=0), scaled.std(axis=0)], [[0, 0], [1, 1]], atol=1e-6)
     np.testing.assert_allclose(restored(scaled, Scaling(mean, deviation)), rows, rtol=1e-5)
 
@@ -36,6 +35,11 @@ def test_a_column_that_stands_still_is_told_from_rounding(value):
     scaling = scaling_of(np.full((1001, 1), value))
     assert scaling.deviation == 1
     assert abs(standardized(np.array([[value]]), scaling)) <= 1e-9 * max(1, abs(value))
+
+
+@pytest.mark.parametrize("rows", [10**5, 10**6])
+def test_a_long_column_that_stands_still_beside_another_is_told_from_rounding(rows):
+    assert scaling_of(np.stack([np.full(rows, 0.1), np.arange(rows)], axis=1)).deviation[0] == 1
 
 
 def test_small_steps_far_from_zero_keep_their_precision():
@@ -223,3 +227,25 @@ def test_what_has_no_scale_is_refused():
         LSTMNetwork(3, H, 3, inputs="tokens", standardize=True)
     with pytest.raises(TypeError, match=r"^standardize: expected True or False, got 'yes'"):
         LSTMNetwork(3, H, 3, standardize="yes")
+
+
+def test_targets_that_do_not_count_do_not_decide_the_scale():
+    rng = np.random.default_rng(0)
+    xs, ys, weights = rng.normal(size=(6, T, C)), rng.normal(5, 2, size=(6, T, C)), np.ones((6, T))
+    ys[:, :2], weights[:, :2] = -1e6, 0
+    network = LSTMNetwork(C, H, C, loss="mse", standardize=True, progress=False)
+    network.train(xs, ys, epochs=1, weights=weights)
+    expected = scaling_of(ys[:, 2:].reshape(-1, C))
+    np.testing.assert_allclose(network._trained.scalings.targets, expected)
+    tables = SeriesWindows(xs[0], 2, ys[0], ahead=0, weights=weights[0])
+    windowed = LSTMNetwork(C, H, C, loss="mse", standardize=True, progress=False)
+    windowed.train(tables, epochs=1)
+    np.testing.assert_allclose(windowed._trained.scalings.targets, scaling_of(ys[0, 2:]))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_is_too_far_from_the_training_data_is_refused():
+    network = LSTMNetwork(C, H, C, loss="mse", standardize=True, progress=False)
+    network.train(np.random.default_rng(0).normal(size=(6, T, C)), np.zeros((6, T, C)), epochs=1)
+    with pytest.raises(ValueError, match=r"^x: expected finite numbers in float32, got 1.*e\+60"):
+        network.predict(np.full((3, C), 1e60))

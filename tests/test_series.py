@@ -165,8 +165,8 @@ def test_gaps_of_targets_alone_need_no_filling():
         "infinity": ((FILLED - [0, np.inf], 2), {}, ValueError, "tables", "finite numbers", "-inf in row 0, feature 1"),
         "fill": ((FILLED, 2), {"fill": "mean"}, ValueError, "fill", "None or 'last'", "'mean'"),
         "no table": (([], 2), {}, ValueError, "tables", "at least one", "none"),
-        "no rows": ((FILLED[:0], 2), {}, ValueError, "tables", "a table [time, features] with rows", "shape (0, 2)"),
-        "no rows in one": (([FILLED, FILLED[:0]], 2), {}, ValueError, "tables[1]", "a table", "shape (0, 2)"),
+        "no rows": ((FILLED[:0], 2), {}, ValueError, "tables", "at least length + ahead = 3 rows in one", "0"),
+        "no features": ((FILLED[:, :0], 2), {}, ValueError, "tables", "a table [time, features]", "shape (6, 0)"),
         "four axes": ((FILLED[None, None], 2), {}, ValueError, "tables", "a table", "shape (1, 1, 6, 2)"),
         "a number": ((3, 2), {}, ValueError, "tables", "a table", "shape ()"),
         "None": ((None, 2), {}, TypeError, "tables", "numbers", "None"),
@@ -177,6 +177,7 @@ def test_gaps_of_targets_alone_need_no_filling():
         "all too short": (([FILLED, FILLED[:4]], 3), {"ahead": 4}, ValueError, "tables", "length + ahead = 7", "6"),
         "length 0": ((FILLED, 0), {}, ValueError, "length", "at least 1", "0"),
         "length in float": ((FILLED, 2.0), {}, TypeError, "length", "an integer", "2.0"),
+        "negative weights": ((FILLED, 2), {"weights": -np.ones(6)}, ValueError, "weights", "numbers from 0 up", "-1.0"),
         "ahead negative": ((FILLED, 2), {"ahead": -1}, ValueError, "ahead", "at least 0", "-1"),
         "stride 0": ((FILLED, 2), {"stride": 0}, ValueError, "stride", "at least 1", "0"),
         "targets of fewer rows": (
@@ -277,12 +278,6 @@ def test_weights_of_rows_and_of_classes():
             {},
             "X: expected ids, with inputs='tokens', got SeriesWindows",
         ),
-        "mean": (
-            SeriesWindows(TABLES, 4),
-            LSTMConfig(2, 4, 2, loss="mse", target="mean"),
-            {},
-            "X: expected a network with target='each' or 'last' for SeriesWindows, got 'mean'",
-        ),
         "features": (
             SeriesWindows(TABLES, 4),
             LSTMConfig(3, 4, 2, loss="mse"),
@@ -319,11 +314,11 @@ def test_weights_of_rows_and_of_classes():
             {},
             "X.targets: expected at least one known target of a weight above 0, got none",
         ),
-        "negative weights": (
-            SeriesWindows(TABLES, 4, weights=[-y for y in WEIGHTS]),
-            CONFIGS["values"],
+        "nothing known that a window reaches": (
+            SeriesWindows(TABLES[0], 4, [0.0, *[np.nan] * (len(TABLES[0]) - 1)]),
+            LSTMConfig(2, 4, 1, loss="mse"),
             {},
-            "weights: expected numbers from 0 up, got -",
+            "X.targets: expected at least one known target of a weight above 0, got none",
         ),
         "weights of classes": (
             SeriesWindows(TABLES, 4),
@@ -479,3 +474,16 @@ def test_mapped_windows_are_those_of_functions_of_their_rows():
         strict=True,
     ):
         np.testing.assert_array_equal(one, expected(other))
+
+
+def test_a_table_too_short_gives_no_window():
+    alone, others = SeriesWindows(FILLED, 2), SeriesWindows([FILLED[:0], FILLED, FILLED[:2]], 2)
+    for got, expected in zip(others.arrays(), alone.arrays(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_of_one_target_for_a_window_it_is_that_of_its_last_row_also_where_the_mean_is_read():
+    windows = SeriesWindows(FILLED, 2)
+    np.testing.assert_array_equal(windows.arrays("mean")[1], windows.arrays("last")[1])
+    with pytest.raises(ValueError, match=r"^target: expected one of .*, got 'all'"):
+        windows.arrays("all")
