@@ -106,7 +106,7 @@ def numbers(name: str, value: Any) -> Any:
         try:
             given = np.asarray(value)
             if given.dtype == object and given.size:  # numbers, as a table of several kinds of columns gives them
-                given = np.array(given.tolist())
+                given = np.array(_with_gaps(given).tolist())
         except ValueError:
             raise ValueError(
                 f"{name}: expected a regular array, got parts of different shapes; sequences of different length are "
@@ -120,6 +120,12 @@ def numbers(name: str, value: Any) -> Any:
         kind = {"U": "strings", "S": "bytes", "O": "objects"}.get(getattr(given.dtype, "kind", ""), str(given.dtype))
         raise TypeError(f"{name}: expected numbers, got {'None' if value is None else kind}")
     return given
+
+
+def _with_gaps(objects: np.ndarray) -> np.ndarray:
+    """Return objects with NaN for None and the NA of pandas, where not all of them are such."""
+    gaps = np.array([each is None or type(each).__name__ == "NAType" for each in objects.flat]).reshape(objects.shape)
+    return objects if gaps.all() else np.where(gaps, np.nan, objects)
 
 
 def finite_numbers(

@@ -108,7 +108,7 @@ def forecast(
     for start in range(0, steps, block):
         noise = None
         if samples is not None:
-            noise = _noise(replicate(key, mesh), start, shape=(block, width, size), config=config)
+            noise = _noise(replicate(key, mesh), start, batch, shape=(block, width, size), config=config)
         count = min(block, steps - start)
         values, scores, state = _go_on(params, scores, state, noise, count, feedback, config, block=block, mesh=mesh)
         pieces.append(np.asarray(values)[:count, :rows])
@@ -146,16 +146,18 @@ def _places(rows: int, params: ModelParams) -> tuple[Mesh | None, int]:
 
 
 @compiled(static_argnames=("shape", "config"))
-def _noise(key: Array, start: Array, *, shape: tuple[int, int, int], config: LSTMConfig) -> Array:
-    """Draw for a block of steps, `[steps, rows, C]`; each row has a key of its own, and each of its steps."""
+def _noise(key: Array, start: Array, batch: Array, *, shape: tuple[int, int, int], config: LSTMConfig) -> Array:
+    """Draw for a block of steps, `[steps, rows, C]`; a step has a key by its sequence, its sample and its number."""
     steps, rows, size = shape
     of_one: Any = config.objective.noise
 
-    def draw(step: Array, row: Array) -> Array:
-        return of_one(jax.random.fold_in(jax.random.fold_in(key, row), step), (size,))
+    def draw(key: Array, step: Array, row: Array) -> Array:
+        for number in (row % batch, row // batch, step):
+            key = jax.random.fold_in(key, number)
+        return of_one(key, (size,))
 
-    of_rows = jax.vmap(draw, in_axes=(None, 0))
-    return jax.vmap(of_rows, in_axes=(0, None))(start + jnp.arange(steps), jnp.arange(rows))
+    of_rows = jax.vmap(draw, in_axes=(None, None, 0))
+    return jax.vmap(of_rows, in_axes=(None, 0, None))(key, start + jnp.arange(steps), jnp.arange(rows))
 
 
 @compiled(static_argnames=("block", "mesh"))

@@ -254,7 +254,7 @@ class LSTMNetwork:
             learning_rate: the learning rate to start from.
             decay_rate: how much is added to the divisor of the learning rate an epoch.
             periodic_callback: called every `callback_every` epochs, between two compiled calls, without arguments, or
-                with the `Moment` if it takes one; it may call `predict`, and ends the training by raising
+                with the `Moment` if it must have one; it may call `predict`, and ends the training by raising
                 `StopIteration`.
             weights: how much each target counts, numbers from 0 up: `[N]`, `[N, T]` with a target for each step, or one
                 for each output of those that are no classes, an array or a list as X is. The loss is the weighted mean.
@@ -355,9 +355,10 @@ class LSTMNetwork:
             return_std: whether to return the standard deviations beside the means, of a network that tells them.
 
         Returns:
-            A column of outputs for each step in float32, probabilities where `apply_softmax` is set, for "gaussian" the
-            means, for "laplace" the medians: `[T, C, 1]` for one sequence, `[N, T, C, 1]` for a batch, a list for a
-            list; without T where the target is "last" or "mean". With `return_std` two of that, in a tuple.
+            A column of outputs for each step, probabilities where `apply_softmax` is set, for "gaussian" the means, for
+            "laplace" the medians: `[T, C, 1]` for one sequence, `[N, T, C, 1]` for a batch, a list for a list; without
+            T where the target is "last" or "mean"; in float32, values with `standardize` in float64. With `return_std`
+            two of that, in a tuple.
 
         Raises:
             TypeError, ValueError: `x` does not fit the network; the message says what was expected and what came.
@@ -384,7 +385,7 @@ class LSTMNetwork:
         return (outputs, deviations) if return_std else outputs
 
     def forecast(self, x: Any, steps: int, *, samples: int | None = None, seed: int | None = 0) -> np.ndarray:
-        """Forecast the values that come after sequences, each fed back; of a network whose outputs are its next inputs.
+        """Forecast the values that come after sequences, each fed back, by a network trained to tell its next inputs.
 
         Args:
             x: one sequence, a batch or a list, as for `predict`.
@@ -396,7 +397,7 @@ class LSTMNetwork:
 
         Returns:
             The values, `[steps, C, 1]` for one sequence, else `[N, steps, C, 1]`; with `samples` as first axis where
-            they are given; in float32.
+            they are given; in float32, with `standardize` in float64.
 
         Raises:
             TypeError, ValueError: an argument does not fit, or the network does not read what it tells; the message

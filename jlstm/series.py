@@ -33,7 +33,7 @@ class SeriesWindows:
         targets: what is to be told of each row, of as many rows as the tables, in a list where those are: values
             `[time]` or `[time, C]`, class ids or booleans `[time]`; NaN is unknown, and does not count. By default the
             tables themselves, as `forecast` needs it.
-        ahead: how many rows behind a row its target lies: 1 the next one, 0 the row itself.
+        ahead: how many rows behind a row its target lies: 1 the next one, as `forecast` needs it, 0 the row itself.
         stride: how many rows further on the next window starts.
         fill: what a gap, NaN, in a feature is taken for: "last", the last known value before it in its table, or the
             first behind it where there is none before; None refuses gaps. Gaps in targets are unknown in either case.
