@@ -128,7 +128,8 @@ def draw(shares: list, path: Path) -> None:
         axes.plot(epochs, place, color=color, lw=2, label=name)
     axes.plot(epochs, whole, "--", color="black", lw=2, label="whole answers")
     axes.set(xlabel="epochs", ylabel="right in held-out sums, %", ylim=(-2, 102))
-    axes.legend(loc="lower right")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 

@@ -126,8 +126,8 @@ def draw(shares, path):
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     updates = EVERY * jnp.arange(1, len(shares) + 1)
     for name, color, share in zip(("with memory", "without"), ("#0072B2", "#D55E00"), 100 * shares.T, strict=True):
-        axes.plot(updates, share, color=color, lw=2)
-        axes.annotate(name, (updates[-1], share[-1] - 3), color=color, ha="right", va="top", fontsize=12)
+        axes.plot(updates, share, color=color, lw=2, label=name)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     axes.set(xlabel="updates", ylabel="new mazes solved, %", ylim=(-2, 103))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -140,8 +140,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--seed", type=int, default=0, help="of the agents and the mazes (default 0)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the mazes solved (needs the extra 'plot')")
     options = parser.parse_args(arguments)
-    if options.length < 1 or options.updates < EVERY:
-        parser.error(f"expected --length of 1 and --updates of {EVERY} at least")
+    if options.length < 1 or options.updates < EVERY or options.updates % EVERY:
+        parser.error(f"expected --length of 1 at least and --updates of a multiple of {EVERY}")
     if options.plot:
         pyplot()  # to fail now rather than in the end
 

@@ -161,9 +161,14 @@ def class_ids(name: str, value: Any, classes: int, *, unknown: int | None = None
     `unknown`, that is an id too, and NaN stands for it.
     """
     given = np.asarray(numbers(name, value))
+    advice = "" if unknown is None else f"; {unknown} is one that is not known"
     if unknown is not None and given.dtype != bool:
         here = np.isnan(given) | (given == unknown) if is_floating(given) else given == unknown
-        return np.where(here, unknown, class_ids(name, np.where(here, 0, given), classes)).astype(np.int32)
+        return np.where(here, unknown, _ids_below(name, np.where(here, 0, given), classes, advice)).astype(np.int32)
+    return _ids_below(name, given, classes, advice)
+
+
+def _ids_below(name: str, given: np.ndarray, classes: int, advice: str) -> np.ndarray:
     if given.dtype == bool:
         if classes != 2:
             came = f"booleans, which name 2 classes and not {classes}"
@@ -174,7 +179,7 @@ def class_ids(name: str, value: Any, classes: int, *, unknown: int | None = None
         raise TypeError(f"{name}: expected class ids as integers, got {came}")
     if given.size and not (given.min() >= 0 and given.max() < classes):
         wrong = given.min() if given.min() < 0 else given.max()
-        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}")
+        raise ValueError(f"{name}: expected class ids from 0 to {classes - 1}, got {wrong}{advice}")
     return given.astype(np.int32)
 
 

@@ -389,7 +389,7 @@ def _weights(name: str, weights: Any, class_weights: Any, ys: np.ndarray, real: 
     if config.objective.answers == "values":
         raise ValueError(f"class_weights: expected None with loss={config.loss!r}, which has no classes")
     if isinstance(class_weights, (dict, str)):
-        raise TypeError(f"class_weights: expected a list of numbers, a class each, got {class_weights!r}")
+        raise TypeError(f"class_weights: expected a list of numbers, of each class, [1, 20], got {class_weights!r}")
     of_each = _not_negative("class_weights", class_weights)
     count, kinds = (2, "no and yes") if config.objective.answers == "questions" else (config.output_size, "each class")
     if of_each.shape != (count,):

@@ -57,10 +57,12 @@ class Moment(NamedTuple):
 
     Attributes:
         epoch: how many epochs of this call are done, in fractions.
-        history: the losses of this call's finished epochs.
+        loss: the mean loss of the latest epoch's mini-batches so far.
+        history: the losses of this call's finished epochs; none within the first.
     """
 
     epoch: float
+    loss: float
     history: History
 
 
@@ -318,7 +320,7 @@ class LSTMNetwork:
             patience=patience,
             progress=Progress(epochs, sequences) if self.progress else None,
             keep=keep,
-            callback=None if callback is None else lambda stands: callback(Moment(stands.epochs, _history(stands))),
+            callback=None if callback is None else lambda stands: callback(_moment(stands)),
             callback_every=every,
         )
         if learned.best is not None and learned.best.kept is not None:
@@ -365,7 +367,7 @@ class LSTMNetwork:
         """
         tells_std = self.config.objective.noise is not None
         if switch("return_std", return_std) and not tells_std:
-            advice = "which tells values and no distribution; 'gaussian' and 'laplace' do"
+            advice = "which tells no standard deviation; 'gaussian' and 'laplace' do"
             raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, {advice}")
         if isinstance(x, SeriesWindows):
             rows = max(1, BUILT // x.tables[: x.length].size)
@@ -595,7 +597,9 @@ def _refuse(data: Any, others: dict[str, Any]) -> None:
     for name, value in others.items():
         if value is not None:
             kind = type(data).__name__
-            advice = "; write epochs=..." if isinstance(value, int) else ""
+            series = isinstance(data, SeriesWindows) and name == "weights"
+            advice = "; write SeriesWindows(..., weights=...)" if series else ""
+            advice = "; write epochs=..." if isinstance(value, int) else advice
             raise ValueError(f"{name}: expected None, since {kind} hold their own targets, got {type(value)}{advice}")
 
 
@@ -604,6 +608,10 @@ def _halves(told: Any) -> tuple[Any, Any]:
     if isinstance(told, list):
         return [_halves(each)[0] for each in told], [_halves(each)[1] for each in told]
     return tuple(np.split(told, 2, axis=-2))  # type: ignore[return-value]
+
+
+def _moment(stands: Standing) -> Moment:
+    return Moment(stands.epochs, stands.report.loss, _history(stands))
 
 
 def _history(stands: Standing) -> History:

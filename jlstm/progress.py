@@ -36,6 +36,7 @@ class Progress:
         self._shown = time.perf_counter()
         self._first: tuple[float, float] | None = None  # the epochs that were done at the first update, and its time
         self._width = 0
+        self._unshown = ""
         if self._terminal and epochs:
             self._renew("compiling")
 
@@ -68,9 +69,10 @@ class Progress:
             self._first = epochs_done, now
         elif epochs_done > self._first[0] and now > self._first[1]:
             speed = (epochs_done - self._first[0]) * self._items / (now - self._first[1])
+        self._unshown = self.line(epochs_done, loss, None, validation, accuracy)
         if not last and now - self._shown < (TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS):
             return
-        self._shown = now
+        self._shown, self._unshown = now, ""
         line = self.line(epochs_done, loss, speed, validation, accuracy)
         if self._terminal:
             self._renew(line, end="\n" if last else "")
@@ -78,7 +80,11 @@ class Progress:
             self._print(line + "\n")
 
     def close(self) -> None:
-        """End the line on a terminal, so that what comes next starts on one of its own."""
+        """Show where a training stands that ended early, and end the line, so that what comes next has its own."""
+        if self._unshown:
+            self.clear()
+            self._print(f"{self._unshown}\n")
+            self._unshown = ""
         if self._width:
             self._print("\n")
             self._width = 0

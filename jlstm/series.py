@@ -65,7 +65,7 @@ class SeriesWindows:
         for name, least in (("length", 1), ("ahead", 0), ("stride", 1)):
             self._put(**{name: whole_number(name, getattr(self, name), least=least)})
         if self.fill not in (None, "last"):
-            raise ValueError(f"fill: expected None or 'last', got {self.fill!r}")
+            raise ValueError(f"fill: expected None or 'last', got {self.fill!r}; for another rule, fill them before")
         tables = _tables(self.tables)
         rows = [len(table) for table in tables.values()]
         targets = list(tables.values()) if self.targets is None else _of_rows("targets", self.targets, tables)
@@ -75,7 +75,8 @@ class SeriesWindows:
         counts = [max(0, count - self.length - self.ahead + 1) for count in rows]
         if not any(counts):
             least_rows = f"length + ahead = {self.length + self.ahead}"
-            raise ValueError(f"tables: expected at least {least_rows} rows in one, got {max(rows)}")
+            advice = "; to predict alone, write ahead=0" if max(rows) >= self.length else ""
+            raise ValueError(f"tables: expected at least {least_rows} rows in one, got {max(rows)}{advice}")
         firsts = np.cumsum([0, *rows[:-1]])
         starts = [first + np.arange(0, count, self.stride) for first, count in zip(firsts, counts, strict=True)]
         self._put(

@@ -134,7 +134,7 @@ def trainer(
                 weights=batch.weights,
             )
             weight = _sum(targets_in(batch, config) if balanced and batch.weights is not None else real)
-            return total / jnp.where(weight > 0, weight, 1), memory
+            return total / jnp.where(weight > 0, weight, 1).astype(total.dtype), memory
 
         def loss_and_grads(params: ModelParams) -> tuple[Array, Any, Any]:
             own = each_its_own(params, axis_name)

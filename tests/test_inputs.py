@@ -287,7 +287,7 @@ EVIL = {
     "list of dicts": lambda: [{0: 1}, {0: 1}],
     "list with None": lambda: [None, [0, 1]],
     "list with a string": lambda: [[0, 1], [0, "1"]],
-    "objects": lambda: np.array([[0, None], [1, 1]], object),
+    "objects": lambda: np.array([[0, {}], [1, 1]], object),
     "objects of which one is a string": lambda: np.array([[0, "1"], [1, 1]], object),
     "object array of strings": lambda: np.array(["a", np.zeros(3)], object),
     "structured array": lambda: np.zeros((2, 2), [("a", float), ("b", int)]),
@@ -1030,3 +1030,8 @@ def test_tokens_as_keras_has_them():
 def test_the_remedy_is_named(x, config, advice):
     with pytest.raises(ValueError, match=f"^X: expected .*, got shape .*{advice}"):
         as_batch(x, np.zeros(len(x), int), config)
+
+
+def test_none_among_targets_is_unknown():
+    batch = as_batch(np.zeros((2, 2)), np.array([[0, None], [1, 1]], object), LSTMConfig(1, 4, 3))
+    np.testing.assert_array_equal(batch.ys, [[0, -100], [1, 1]])

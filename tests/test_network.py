@@ -1235,9 +1235,7 @@ def test_predictions_come_with_their_standard_deviations(loss, deviation):
 
 
 def test_values_have_no_deviation(untouched):
-    with pytest.raises(
-        ValueError, match=r"^return_std: expected False with loss='mse', which tells values and no dist"
-    ):
+    with pytest.raises(ValueError, match=r"^return_std: expected False with loss='mse', which tells no standard dev"):
         new(output_size=1, loss="mse").predict(X[0], return_std=True)
     with pytest.raises(TypeError, match=r"^return_std: expected True or False, got 1"):
         untouched.predict(X[0], return_std=1)

@@ -234,3 +234,12 @@ def test_a_display_that_fails_is_switched_off_and_the_training_goes_on(monkeypat
         assert len(LSTMNetwork(1, 4, 3).train(*data, epochs=3, **options).loss) == 3
     assert len(calls) == 3
     assert capsys.readouterr().out == ""
+
+
+def test_training_that_ends_early_leaves_the_line_where_it_ended(capsys):
+    shown = Progress(epochs=9, items=10)
+    for epoch in (1, 2):
+        shown.update(epoch, 1 / epoch, 0.5, 0.25)
+    shown.close()
+    shown.close()
+    assert capsys.readouterr().err == "epoch 2/9 | loss 0.5000 | validation 0.5000, 25.0% right\n"
