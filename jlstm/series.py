@@ -188,17 +188,17 @@ class SeriesWindows:
     def with_arrays(self, tables: Any, targets: Any, weights: Any, starts: Any) -> "SeriesWindows":
         """Return windows of the same shape over other arrays."""
         windows = object.__new__(SeriesWindows)  # these may be tracers, which can't be checked
-        windows._put(**{name: getattr(self, name) for name in ("length", "ahead", "stride", "fill")})
+        windows._put(length=self.length, ahead=self.ahead)  # the rest is done
         windows._put(tables=tables, targets=targets, weights=weights, starts=starts)
         return windows
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        return (self.tables, self.targets, self.weights, self.starts), (self.length, self.ahead, self.stride, self.fill)
+        return (self.tables, self.targets, self.weights, self.starts), (self.length, self.ahead)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, leaves: tuple) -> "SeriesWindows":
         windows = object.__new__(cls)
-        windows._put(**dict(zip(("length", "ahead", "stride", "fill"), static, strict=True)))
+        windows._put(**dict(zip(("length", "ahead"), static, strict=True)))
         return windows.with_arrays(*leaves)
 
 
