@@ -275,7 +275,7 @@ def _tasks() -> Iterator[Task]:
         "3c T = 100, N = 3", 269_650, draw, within(0.1, 0.015), {"input_size": 1} | value, 32, 24_000, 8, fresh=256
     )
     pairs = {"input_size": 2} | value
-    for least, paper, units, epochs in ((100, 74_000, 64, 6), (500, 209_000, 32, 8), (1000, 853_000, 32, 10)):
+    for least, paper, units, epochs in ((100, 74_000, 64, 6), (500, 209_000, 32, 14), (1000, 853_000, 32, 20)):
         draw = of(marked_pairs, least=least)
         yield Task(f"4 T = {least:,}", paper, draw, within(0.04, 0.01), pairs, units, 12_000, epochs, long=least > 100)
     for least_wrong, paper in ((140, 482_000), (13, 1_273_000)):
