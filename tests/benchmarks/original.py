@@ -256,7 +256,7 @@ def _tasks() -> Iterator[Task]:
     of = functools.partial
     yield Task("1 embedded Reber", 8_440, reber, possible_ahead, _classifier(7, 7), 32, 256, 32, 512, trained_too=True)
     yield Task("2a p = 100", 5_040, of(noise_free, lag=100), within(0.25), _classifier(101, 101), 32, 30, 160)
-    for q, paper, epochs in ((50, 30_000, 15), (100, 31_000, 15), (1000, 49_000, 10)):
+    for q, paper, epochs in ((50, 30_000, 15), (100, 31_000, 15), (1000, 49_000, 25)):
         draw, network = of(long_lag, lag=q, distractors=q), _classifier(q + 4, 2, target="last")
         yield Task(
             f"2c q = p = {q:,}", paper, draw, within(0.2), network, 32, 1_920, epochs, fresh=10_000, long=q > 100
