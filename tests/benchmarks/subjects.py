@@ -60,7 +60,7 @@ SUBJECTS = {
         usual=False,
     ),
     "original": Subject(
-        "original", "the experiments of 1997; only where it is named", (90.0,), devices=False, usual=False
+        "original", "the experiments of 1997; only where it is named", (40.0,), devices=False, usual=False
     ),
 }
 QUICK_PART = 0.1  # of a subject's minutes, roughly
