@@ -30,7 +30,7 @@ import stat
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, BinaryIO, NamedTuple
 
@@ -44,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.cells import CELLS, Cell
-from jlstm.checks import alike, describe
+from jlstm.checks import alike, describe, same_names
 from jlstm.config import LSTMConfig
 from jlstm.model import ModelParams, params_shapes
 from jlstm.scaling import Scaling, Scalings
@@ -263,8 +263,8 @@ def _decode(file: BinaryIO, cell: Cell | None) -> Saved:
     _check(config, about["vocabulary"], about["apply_softmax"], about["trained_on"])
     expected = params_shapes(config)
     shapes, dtypes = _by_name(expected), about["dtypes"]
-    _check_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
-    _check_names("dtypes", dtypes, list(shapes))
+    same_names("members", names, [ABOUT, *(f"{name}.npy" for name in shapes)])
+    same_names("dtypes", dtypes, list(shapes))
     turned = [name for name in shapes if about["version"] == 1 and name.startswith("layers[")]
     arrays = [
         _array(archive, name, shape.shape[::-1], dtypes[name]).T
@@ -304,7 +304,7 @@ def _about(archive: zipfile.ZipFile) -> dict[str, Any]:
         newer = ", written by a newer jlstm" if type(version) is int and version > VERSIONS[-1] else ""
         raise ValueError(f"version: expected 1 to {VERSIONS[-1]}, got {reprlib.repr(version)}{newer}")
     about = {"trained_on": "", "standardize": False, **about}  # the first files have none
-    _check_names(ABOUT, about, NAMES)
+    same_names(ABOUT, about, NAMES)
     return about
 
 
@@ -367,7 +367,7 @@ def _check_scalings(standardize: Any, config: LSTMConfig) -> Scalings | None:
         raise ValueError("standardize: expected false with inputs='tokens', which are no numbers")
     if isinstance(standardize, bool):
         return None
-    _check_names("standardize", standardize, Scalings._fields)
+    same_names("standardize", standardize, Scalings._fields)
     values = config.objective.answers == "values"
     if (standardize["targets"] is not None) != values:
         raise ValueError(f"standardize: expected targets {'' if values else 'of null '}with loss={config.loss!r}")
@@ -376,7 +376,7 @@ def _check_scalings(standardize: Any, config: LSTMConfig) -> Scalings | None:
 
 
 def _scaling(name: str, scaling: Any, size: int) -> Scaling:
-    _check_names(f"standardize.{name}", scaling, Scaling._fields)
+    same_names(f"standardize.{name}", scaling, Scaling._fields)
     for field, numbers in scaling.items():
         if not isinstance(numbers, list) or len(numbers) != size or {type(n) for n in numbers} - {int, float}:
             raise ValueError(f"standardize.{name}.{field}: expected {size} numbers, got {reprlib.repr(numbers)}")
@@ -386,14 +386,6 @@ def _scaling(name: str, scaling: Any, size: int) -> Scaling:
     if found.deviation.min() <= 0:
         raise ValueError(f"standardize.{name}.deviation: expected positive numbers, got {found.deviation.min()}")
     return found
-
-
-def _check_names(what: str, got: Any, expected: Iterable[str]) -> None:
-    names, wanted = set(got) if isinstance(got, (dict, set)) else set(), set(expected)
-    if names != wanted:
-        missing, more = (reprlib.repr(sorted(those)) for those in (wanted - names, names - wanted))
-        counts = f"expected {len(wanted)} names, got {len(names)}"
-        raise ValueError(f"{what}: {counts}, with {missing} missing and {more} unknown")
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

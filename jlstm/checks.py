@@ -6,6 +6,7 @@ Shapes and dtypes are known while a function is traced, so to check them costs n
 import math
 import reprlib
 import secrets
+from collections.abc import Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,6 +33,7 @@ __all__ = [
     "prng_key",
     "real_number",
     "resets_of",
+    "same_names",
     "shaped",
     "switch",
     "targets_of",
@@ -152,6 +154,15 @@ def is_boxed(value: Any) -> bool:
 def is_list_of_arrays(value: Any) -> bool:
     """Whether this is a list, or what stands for one, of which an element is an array."""
     return is_boxed(value) or (isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value))
+
+
+def same_names(what: str, got: Any, expected: Iterable[str]) -> None:
+    """Raise a ValueError unless this is a dictionary or a set of exactly these names."""
+    names, wanted = set(got) if isinstance(got, (Mapping, Set)) else set(), set(expected)
+    if names != wanted:
+        missing, more = (reprlib.repr(sorted(those)) for those in (wanted - names, names - wanted))
+        counts = f"expected {len(wanted)} names, got {len(names)}"
+        raise ValueError(f"{what}: {counts}, with {missing} missing and {more} unknown")
 
 
 def class_ids(name: str, value: Any, classes: int, *, unknown: int | None = None) -> np.ndarray:

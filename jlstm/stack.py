@@ -14,7 +14,17 @@ from jlstm.checks import describe, inputs, lengths_of, resets_of, switch, whole_
 from jlstm.devices import spread_by_xla
 from jlstm.unroll import batch_of_states, next_state, run
 
-__all__ = ["Bidirectional", "LayerMasks", "Masks", "advance", "directions", "run_layers", "stack", "stack_state"]
+__all__ = [
+    "Bidirectional",
+    "LayerMasks",
+    "Masks",
+    "advance",
+    "check_layers",
+    "directions",
+    "run_layers",
+    "stack",
+    "stack_state",
+]
 
 FAST = 16  # a width that this divides
 
@@ -109,7 +119,7 @@ def stack(
     cell = cell_of("cell", cell) if isinstance(cell, str) else cell
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected the name of a cell or a Cell, got {describe(cell)}")
-    features = _check_layers("layers", layers, cell, switch("residual", residual))
+    features = check_layers("layers", layers, cell, switch("residual", residual))
     layers = jax.tree.map(jnp.asarray, tuple(layers))
     xs = inputs("xs", xs, features, batch=None, time=None)
     batch, time = xs.shape[:2]
@@ -126,7 +136,7 @@ def stack(
     )
 
 
-def _check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | None:
+def check_layers(name: str, layers: Any, cell: Cell, residual: bool) -> int | None:
     """Raise an error unless these are layers of the cell that read each other; return what the first one reads."""
     if not isinstance(layers, (tuple, list)) or hasattr(layers, "_fields") or not layers:
         raise TypeError(f"{name}: expected a tuple of layers, at least one, got {describe(layers)}")

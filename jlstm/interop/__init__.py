@@ -1,0 +1,10 @@
+"""Weights from and to other libraries, one file a library: plain dictionaries and lists of arrays, or their modules.
+
+Each `from_...` gives a `Model`, a stack of layers and a readout; each `to_...` takes one. No library is imported before
+it is needed.
+"""
+
+from jlstm.interop.model import Model, of_network
+from jlstm.interop.torch import from_torch, to_torch, torch_modules
+
+__all__ = ["Model", "from_torch", "of_network", "to_torch", "torch_modules"]

@@ -1,0 +1,173 @@
+"""What jlstm exchanges with other libraries, and how what comes in is checked: once, in the words of its library."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jlstm.cells import Cell
+from jlstm.checks import describe, fits, is_floating, numbers, same_names
+from jlstm.config import LSTMConfig, Target
+from jlstm.model import ModelParams, Readout
+from jlstm.stack import check_layers, directions
+
+__all__ = ["Model", "array", "dtype_of", "gates", "library", "model_of", "named", "of_network"]
+
+
+class Model(NamedTuple):
+    """A stack of layers and what is on top of it, as arrays of NumPy: what every library here is brought to.
+
+    `jlstm.stack(model.layers, xs, cell=model.cell)` runs it.
+
+    Attributes:
+        cell: the `Cell` of all layers.
+        layers: the parameters of each layer from the input upwards, `Bidirectional` where it reads in both directions.
+        readout: the dense `Readout` on top; None where there is none.
+        target: "each" where every step is read out, "last" where the last one is, "mean" where their mean is.
+        activation: what follows the readout: the "softmax" of classes, the "sigmoid" of questions, None for nothing.
+
+    Example:
+        >>> from jlstm import LSTM
+        >>> Model(LSTM, (LSTM.init(jax.random.key(0), input_size=3, hidden_size=5),)).readout is None
+        True
+    """
+
+    cell: Cell
+    layers: tuple
+    readout: Readout | None = None
+    target: Target = "each"
+    activation: Literal["softmax", "sigmoid"] | None = None
+
+
+def model_of(
+    cell: Cell,
+    layers: list,
+    readout: Readout | None = None,
+    target: Target = "each",
+    activation: Literal["softmax", "sigmoid"] | None = None,
+) -> Model:
+    """Return a `Model` whose layers read each other, all of one dtype.
+
+    Raises:
+        ValueError: a layer, or the readout, does not read what is below it.
+        TypeError: the arrays are of different dtypes.
+
+    Example:
+        >>> from jlstm import LSTM
+        >>> model_of(LSTM, [LSTM.init(jax.random.key(0), input_size=3, hidden_size=5)]).target
+        'each'
+    """
+    check_layers("layers", tuple(layers), cell, residual=False)
+    dtype_of("layers and readout", (layers, readout))
+    if readout is not None:
+        sizes: list[Any] = [cell.sizes(params) for params in directions(layers[-1])]
+        width = sum(each.outputs for each in sizes)
+        if readout.weight.shape[0] != width:
+            raise ValueError(
+                f"readout: expected weights for the {width} outputs of the layer below, got weights for "
+                f"{readout.weight.shape[0]}"
+            )
+    return Model(cell, tuple(layers), readout, target, activation)
+
+
+def of_network(params: ModelParams, config: LSTMConfig) -> Model:
+    """Return a network's weights as a `Model`, which gives its scores: what `jlstm.forward` does.
+
+    Raises:
+        ValueError: the weights alone do not say what the network computes.
+
+    Example:
+        >>> from jlstm import LSTMConfig, init_params
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> of_network(init_params(jax.random.key(0), config), config).cell
+        Cell('lstm')
+    """
+    if config.residual:
+        raise ValueError("residual: expected False, since weights alone do not tell of it, got True")
+    params = jax.tree.map(np.asarray, params)
+    return Model(config.cell, params.layers, params.readout, config.target)
+
+
+def library(name: str, extra: str) -> Any:
+    """Return a library that is an optional extra of jlstm.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to.
+
+    Example:
+        >>> library("numpy", extra="interop").__name__
+        'numpy'
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        advice = f"expected it to be installed, got {error}; pip install 'jlstm[{extra}]'"
+        raise ModuleNotFoundError(f"{name}: {advice}", name=error.name) from error
+
+
+def array(name: str, value: Any, *shape: int | None) -> Any:
+    """Return the argument `name` as an array of finite floats of this shape, any where None, in its own dtype.
+
+    Raises:
+        TypeError: it is no array of floats.
+        ValueError: it has another shape, or NaN or infinity in it.
+
+    Example:
+        >>> array("bias", [0.5, 1.5], 2)
+        array([0.5, 1.5])
+    """
+    given = np.asarray(numbers(name, value))
+    if not is_floating(given):
+        raise TypeError(f"{name}: expected floats, got {describe(given)}")
+    if not fits(given.shape, *shape):
+        axes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name}: expected shape [{axes}], got {describe(given)}")
+    if not np.isfinite(given).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    return given
+
+
+def named(name: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the argument `name`, a dictionary of arrays of exactly these names and shapes.
+
+    Raises:
+        TypeError, ValueError: it is none, a name is missing or unknown, or an array does not fit; the message says
+            which.
+
+    Example:
+        >>> named("linear", {"bias": [0.5, 1.5]}, {"bias": (2,)})
+        {'bias': array([0.5, 1.5])}
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected a dictionary of arrays, got {describe(given)}")
+    same_names(name, given, shapes)
+    return {key: array(f"{name}[{key!r}]", given[key], *shape) for key, shape in shapes.items()}
+
+
+def gates(stacked: Any, order: str, wanted: str) -> Any:
+    """Return an array whose first axis stacks gates in one order in another one, or some of them.
+
+    Example:
+        >>> gates(np.array([1.0, 2.0, 3.0]), "zrn", "rzn")
+        array([2., 1., 3.])
+    """
+    blocks = dict(zip(order, np.split(stacked, len(order)), strict=True))
+    return np.concatenate([blocks[gate] for gate in wanted])
+
+
+def dtype_of(name: str, tree: Any) -> np.dtype:
+    """Return the one dtype of all arrays of the argument `name`, a pytree.
+
+    Raises:
+        TypeError: they have several.
+
+    Example:
+        >>> dtype_of("model", [np.zeros(2, np.float32), np.ones(3, np.float32)])
+        dtype('float32')
+    """
+    dtypes = {leaf.dtype.name: leaf.dtype for leaf in jax.tree.leaves(tree)}
+    if len(dtypes) != 1:
+        raise TypeError(f"{name}: expected arrays of one dtype, got {' and '.join(sorted(dtypes))}")
+    return next(iter(dtypes.values()))
