@@ -5,6 +5,7 @@ it is needed.
 """
 
 from jlstm.interop.model import Model, of_network
+from jlstm.interop.onnx import Node, layer_of, node_of
 from jlstm.interop.torch import from_torch, to_torch, torch_modules
 
-__all__ = ["Model", "from_torch", "of_network", "to_torch", "torch_modules"]
+__all__ = ["Model", "Node", "from_torch", "layer_of", "node_of", "of_network", "to_torch", "torch_modules"]
