@@ -22,6 +22,7 @@ from jlstm.checks import alike, class_only, real_number, whole_number, whole_see
 from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
+from jlstm.export import export_onnx
 from jlstm.inputs import check_scores_ids
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
@@ -325,8 +326,22 @@ class CharLM:
         Raises:
             OSError: the file can't be written.
         """
-        saved = checkpoint.Saved(self.params, self.config, self.vocabulary, apply_softmax=True)
-        checkpoint.save(path, saved._replace(trained_on=self.trained_on))
+        checkpoint.save(path, self._saved()._replace(apply_softmax=True))
+
+    def export_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the model to a file in ONNX, which runs without jlstm and gives logits, with the extra "onnx".
+
+        Args:
+            path: the file; one that is there is replaced. `jlstm.export` names its inputs and outputs.
+
+        Raises:
+            ValueError: ONNX has no such cell.
+            OSError: the file can't be written.
+        """
+        export_onnx(path, self._saved())
+
+    def _saved(self) -> checkpoint.Saved:
+        return checkpoint.Saved(self.params, self.config, self.vocabulary, False, self.trained_on)
 
     @class_only
     def load(cls, path: str | PathLike[str], *, cell: Cell | None = None) -> "CharLM":

@@ -18,11 +18,13 @@ from jlstm.checks import alike, class_only, describe, finite_numbers, real_numbe
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
 from jlstm.data import Streams, Windows, filled_up
 from jlstm.devices import everywhere, replicate
+from jlstm.export import export_onnx
 from jlstm.forecasting import Feedback, check_feeds_itself, check_has_samples, forecast
 from jlstm.inputs import as_batch, as_predictions, as_sequences, as_series, check_text
+from jlstm.interop import Model, from_torch, network_of, of_network, torch_modules
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
-from jlstm.objectives import known
+from jlstm.objectives import OBJECTIVES, known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
@@ -473,13 +475,43 @@ class LSTMNetwork:
         """Write the network to a file, in one step: parameters, configuration and scaling, not the optimiser's state.
 
         Args:
-            path: the file; one that is there is replaced.
+            path: the file; one that is there is replaced. A name that ends in ".safetensors" is written in that format,
+                with the extra "safetensors".
 
         Raises:
             OSError: the file can't be written.
         """
+        save(path, self._saved())
+
+    def export_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the network to a file in ONNX, which runs without jlstm, with the extra "onnx".
+
+        Args:
+            path: the file; one that is there is replaced. `jlstm.export` names its inputs and outputs.
+
+        Raises:
+            ValueError: ONNX has no such cell.
+            OSError: the file can't be written.
+        """
+        export_onnx(path, self._saved())
+
+    def _saved(self) -> Saved:
         about = self.apply_softmax, self._trained.on, self.standardize, self._trained.scalings
-        save(path, Saved(self.params, self.config, None, *about))
+        return Saved(self.params, self.config, None, *about)
+
+    def to_torch(self) -> tuple[Any, Any]:
+        """Give the network as modules of torch, which has to be installed.
+
+        Returns:
+            An `nn.LSTM`, `nn.GRU` or `nn.RNN` with `batch_first=True`, and an `nn.Linear`, which give the scores of
+            `jlstm.forward` for each step: logits or values, not probabilities.
+
+        Raises:
+            ValueError: torch has no such cell, or the weights alone do not say what the network computes.
+        """
+        if self._trained.scalings is not None:
+            raise ValueError("standardize: expected False, since weights alone do not tell of scaled inputs, got True")
+        return torch_modules(of_network(self.params, self.config))
 
     @class_only
     def load(
@@ -526,6 +558,37 @@ class LSTMNetwork:
         network.config = saved.config
         network.params = saved.params
         network._trained = network._trained._replace(on=saved.trained_on, scalings=saved.scalings)
+        return network
+
+    @class_only
+    def from_torch(cls, lstm: Any, linear: Any, *, prefix: str = "", **options: Any) -> "LSTMNetwork":
+        """Take over a network from torch.
+
+        Args:
+            lstm, linear, prefix: as for `jlstm.interop.from_torch`; there has to be a `linear`.
+            options: as for the class, but for sizes, cell and directions, which the layers say.
+
+        Returns:
+            The network, with the same weights.
+
+        Raises:
+            TypeError, ValueError: something does not fit or has no equal here; the message names it.
+        """
+        return cls._of(from_torch(lstm, linear, prefix=prefix), options)
+
+    @classmethod
+    def _of(cls, model: Model, options: dict[str, Any]) -> "LSTMNetwork":
+        """Return a network with the weights of another library."""
+        params, sizes = network_of(model)
+        said: dict[str, Any] = {"target": model.target}
+        if model.activation is not None:
+            loss = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}[model.activation]
+            said |= {"apply_softmax": True, "loss": loss}
+        options = said | options
+        objective = OBJECTIVES.get(options.get("loss", "cross_entropy"))
+        outputs = sizes.pop("output_size") // (objective.scores if objective else 1)
+        network = cls(**sizes, output_size=outputs, **options)
+        network.params = params
         return network
 
     def _fit(self, data: Any, epochs: int, batch_size: int, learning_rate: Any, decay_rate: Any) -> Iterator[Report]:

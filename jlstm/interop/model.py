@@ -13,7 +13,7 @@ from jlstm.config import LSTMConfig, Target
 from jlstm.model import ModelParams, Readout
 from jlstm.stack import check_layers, directions
 
-__all__ = ["Model", "array", "dtype_of", "gates", "library", "model_of", "named", "of_network"]
+__all__ = ["Model", "array", "dtype_of", "gates", "library", "model_of", "named", "network_of", "of_network"]
 
 
 class Model(NamedTuple):
@@ -88,6 +88,41 @@ def of_network(params: ModelParams, config: LSTMConfig) -> Model:
         raise ValueError("residual: expected False, since weights alone do not tell of it, got True")
     params = jax.tree.map(np.asarray, params)
     return Model(config.cell, params.layers, params.readout, config.target)
+
+
+def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
+    """Return a model whose layers are alike as a network: its parameters, and what `LSTMConfig` takes of the sizes.
+
+    Raises:
+        ValueError: it has no readout, or layers of different units or directions.
+        TypeError: it has a dtype that JAX has not switched on.
+
+    Example:
+        >>> from jlstm import LSTMConfig, init_params
+        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
+        >>> params, sizes = network_of(of_network(init_params(jax.random.key(0), config), config))
+        >>> LSTMConfig(**sizes) == config
+        True
+    """
+    if model.readout is None:
+        raise ValueError("readout: expected the dense layer on top of the layers, got None; jlstm.stack needs none")
+    if jax.dtypes.canonicalize_dtype(model.readout.bias.dtype) != model.readout.bias.dtype:
+        raise TypeError(f"weights: expected float32, got {model.readout.bias.dtype}, which needs jax_enable_x64")
+    sizes: list[Any] = [[model.cell.sizes(params) for params in directions(layer)] for layer in model.layers]
+    first = sizes[0][0]
+    if len({len(ways) for ways in sizes}) > 1 or {way[1:] for ways in sizes for way in ways} != {first[1:]}:
+        units = ", ".join(" + ".join(str(way.hidden) for way in ways) for ways in sizes)
+        raise ValueError(f"layers: expected the same units and directions in all, got {units}; jlstm.stack runs them")
+    found = {
+        "input_size": first.inputs,
+        "hidden_size": first.hidden,
+        "output_size": len(model.readout.bias),
+        "layers": len(sizes),
+        "cell": model.cell,
+        "projection_size": first.outputs if model.cell.projects else None,
+        "bidirectional": len(sizes[0]) > 1,
+    }
+    return ModelParams(model.layers, model.readout), found
 
 
 def library(name: str, extra: str) -> Any:
