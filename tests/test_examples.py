@@ -412,3 +412,30 @@ def test_shares_are_drawn(tmp_path, name, shares):
     pytest.importorskip("matplotlib")
     example(name).draw(jnp.array(shares), tmp_path / "shares.png")
     assert (tmp_path / "shares.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_deploy_gives_the_same_outputs_in_onnx_runtime(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path, module = tmp_path / "text.txt", example("deploy")
+    path.write_text(text(5000), encoding="utf-8")
+    module.SETTINGS |= {"hidden_size": 32, "streams": 4, "progress": False}
+    found = module.main(["train", str(path), "--model", str(tmp_path / "model.onnx"), "--epochs", "2"])
+    assert found["difference"] <= 2e-5
+    assert found["same"] == 1
+    out = capsys.readouterr().out
+    losses = re.findall(r"(.*): (\d\.\d{4}) nats a character, [\d.]+ µs for each that it wrote", out)
+    assert [name for name, _ in losses] == ["ONNX Runtime", "jlstm"]
+    assert losses[0][1] == losses[1][1] == f"{found['nats']:.4f}"
+
+
+@pytest.mark.slow
+def test_deploy_on_the_corpus(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = os.environ.get("JLSTM_SHAKESPEARE")
+    if path is None:
+        pytest.skip("JLSTM_SHAKESPEARE does not name the corpus, shakespeare.txt")
+    found = example("deploy").main(["train", path, "--model", str(tmp_path / "model.onnx")])
+    assert found["difference"] <= 2e-5
+    assert found["same"] == 1

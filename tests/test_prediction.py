@@ -1,12 +1,14 @@
 """Prediction in blocks against one plain forward pass, and the number of shapes that it compiles."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from jlstm import prediction
+from jlstm import LSTMNetwork, prediction
 from jlstm.cells.lstm import LSTMParams
 from jlstm.config import LSTMConfig
 from jlstm.gradcheck import random_problem
@@ -133,3 +135,29 @@ def test_what_has_to_see_all_of_a_sequence_sees_it(monkeypatch, config):
     monkeypatch.setattr(prediction, "MOST_ROWS", 4)  # of 256 steps each: 600 steps leave room for one row
     whole = predict(own, LONG[:3], config)
     assert_close(whole[..., 0], np.asarray(forward(own, LONG[:3], config)[0]))
+
+
+ELSEWHERE = """
+import sys
+import numpy
+from jax import export
+
+module = export.deserialize(open(sys.argv[1], "rb").read())
+numpy.savez(sys.argv[3], *(module.call(xs) for xs in numpy.load(sys.argv[2]).values()))
+assert "jlstm" not in sys.modules
+"""
+
+
+def test_runs_as_a_serialized_module_without_jlstm(tmp_path):
+    network = LSTMNetwork(2, 8, 3, apply_softmax=True, progress=False)
+    told = jax.jit(lambda xs: jax.nn.softmax(forward(network.params, xs, network.config)[0]))
+    [time] = jax.export.symbolic_shape("time")
+    module = jax.export.export(told)(jax.ShapeDtypeStruct((4, time, 2), np.float32))
+    (tmp_path / "predict.bin").write_bytes(module.serialize())
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(size=(4, steps, 2)).astype(np.float32) for steps in (1, 5)]
+    np.savez(tmp_path / "xs.npz", *xs)
+    names = [str(tmp_path / name) for name in ("predict.bin", "xs.npz", "told.npz")]
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *names], check=True, cwd=tmp_path)
+    for x, got in zip(xs, np.load(tmp_path / "told.npz").values(), strict=True):
+        np.testing.assert_allclose(got, network.predict(x)[..., 0], rtol=0, atol=2e-6)
