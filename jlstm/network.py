@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
+from jlstm import interop
 from jlstm.cells import LSTM, Cell
 from jlstm.checkpoint import Saved, load, save
 from jlstm.checks import alike, class_only, describe, finite_numbers, real_number, switch, whole_number, whole_seed
@@ -21,7 +22,6 @@ from jlstm.devices import everywhere, replicate
 from jlstm.export import export_onnx
 from jlstm.forecasting import Feedback, check_feeds_itself, check_has_samples, forecast
 from jlstm.inputs import as_batch, as_predictions, as_sequences, as_series, check_text
-from jlstm.interop import Model, from_torch, network_of, of_network, torch_modules
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary
 from jlstm.objectives import OBJECTIVES, known
@@ -511,7 +511,7 @@ class LSTMNetwork:
         """
         if self._trained.scalings is not None:
             raise ValueError("standardize: expected False, since weights alone do not tell of scaled inputs, got True")
-        return torch_modules(of_network(self.params, self.config))
+        return interop.torch_modules(interop.of_network(self.params, self.config))
 
     @class_only
     def load(
@@ -562,24 +562,91 @@ class LSTMNetwork:
 
     @class_only
     def from_torch(cls, lstm: Any, linear: Any, *, prefix: str = "", **options: Any) -> "LSTMNetwork":
-        """Take over a network from torch.
+        """Take over a network from torch: its weights, not what belongs to training, as dropout does.
 
         Args:
-            lstm, linear, prefix: as for `jlstm.interop.from_torch`; there has to be a `linear`.
-            options: as for the class, but for sizes, cell and directions, which the layers say.
+            lstm, linear, prefix: as for `jlstm.interop.from_torch`.
+            options: as for the class, but for what the layers say: sizes, cell and directions.
 
         Returns:
-            The network, with the same weights.
+            The network, which starts its training anew.
 
         Raises:
             TypeError, ValueError: something does not fit or has no equal here; the message names it.
         """
-        return cls._of(from_torch(lstm, linear, prefix=prefix), options)
+        return cls._of(interop.from_torch(lstm, linear, prefix=prefix), options)
+
+    @class_only
+    def from_keras(cls, layers: Any, dense: Any = None, **options: Any) -> "LSTMNetwork":
+        """Take over a network from Keras, as `from_torch` does.
+
+        Args:
+            layers, dense: a model, or layers, as for `jlstm.interop.from_keras`. They say which target there is, and
+                with a softmax or a sigmoid on top which loss, and that `predict` returns probabilities.
+            options: as for the class, also in place of what the layers say of target, loss and probabilities.
+        """
+        return cls._of(interop.from_keras(layers, dense), options)
+
+    @class_only
+    def from_flax(cls, layers: Any, dense: Any, **options: Any) -> "LSTMNetwork":
+        """Take over a network from Flax, as `from_torch` does.
+
+        Args:
+            layers, dense: trees of linen or modules of nnx, as for `jlstm.interop.from_flax`.
+            options: as for the class.
+        """
+        return cls._of(interop.from_flax(layers, dense), options)
+
+    @class_only
+    def from_equinox(cls, layers: Any, linear: Any, **options: Any) -> "LSTMNetwork":
+        """Take over a network from Equinox, as `from_torch` does.
+
+        Args:
+            layers, linear: modules, as for `jlstm.interop.from_equinox`.
+            options: as for the class.
+        """
+        return cls._of(interop.from_equinox(layers, linear), options)
+
+    @class_only
+    def from_haiku(cls, params: Any, layers: Any, linear: str, **options: Any) -> "LSTMNetwork":
+        """Take over a network from Haiku, as `from_torch` does.
+
+        Args:
+            params, layers, linear: the parameters, and the names of the modules in them, as for
+                `jlstm.interop.from_haiku`.
+            options: as for the class.
+        """
+        return cls._of(interop.from_haiku(params, layers, linear), options)
+
+    @class_only
+    def from_onnx(cls, source: Any, readout: Any = None, **options: Any) -> "LSTMNetwork":
+        """Take over a network from ONNX, as `from_torch` does.
+
+        Args:
+            source, readout: a file or a model, or nodes, as for `jlstm.interop.from_onnx`. A model says which target
+                there is, and with a softmax or a sigmoid on top which loss, and that `predict` returns probabilities.
+            options: as for the class, also in place of what the model says of target, loss and probabilities.
+        """
+        return cls._of(interop.from_onnx(source, readout), options)
+
+    @class_only
+    def from_documented(cls, source: Any, **options: Any) -> "LSTMNetwork":
+        """Take over a network from the NumPy program that has the interface of this class, as `from_torch` does.
+
+        Args:
+            source: the path of its JSON file, or what is in it, as for `jlstm.interop.from_documented`. Its numbers
+                are rounded to float32, unless `jax_enable_x64` is on.
+            options: as for the class, such as the `apply_softmax` that the program was started with.
+        """
+        model = interop.from_documented(source)
+        as_jax = lambda array: array.astype(jax.dtypes.canonicalize_dtype(array.dtype))  # noqa: E731
+        layers, readout = jax.tree.map(as_jax, (model.layers, model.readout))
+        return cls._of(model._replace(layers=layers, readout=readout), options)
 
     @classmethod
-    def _of(cls, model: Model, options: dict[str, Any]) -> "LSTMNetwork":
+    def _of(cls, model: interop.Model, options: dict[str, Any]) -> "LSTMNetwork":
         """Return a network with the weights of another library."""
-        params, sizes = network_of(model)
+        params, sizes = interop.network_of(model)
         said: dict[str, Any] = {"target": model.target}
         if model.activation is not None:
             loss = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}[model.activation]
