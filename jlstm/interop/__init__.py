@@ -4,6 +4,7 @@ Each `from_...` gives a `Model`, a stack of layers and a readout; each `to_...` 
 it is needed.
 """
 
+from jlstm.interop.keras import from_keras, to_keras
 from jlstm.interop.model import Model, network_of, of_network
 from jlstm.interop.onnx import Node, layer_of, node_of
 from jlstm.interop.torch import from_torch, to_torch, torch_modules
@@ -11,11 +12,13 @@ from jlstm.interop.torch import from_torch, to_torch, torch_modules
 __all__ = [
     "Model",
     "Node",
+    "from_keras",
     "from_torch",
     "layer_of",
     "network_of",
     "node_of",
     "of_network",
+    "to_keras",
     "to_torch",
     "torch_modules",
 ]
