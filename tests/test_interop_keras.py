@@ -270,6 +270,7 @@ class Other(kl.LSTM):
         (lambda: ([],), TypeError, "a Dense and its Activation or Softmax, got none of them"),
         (lambda: (kl.LSTM,), TypeError, "a Dense and its Activation or Softmax, got <class"),
         (lambda: (Other(5, name="other"),), TypeError, "Activation or Softmax, got Other 'other'"),
+        (lambda: (type("LSTM", (), {})(),), TypeError, "Activation or Softmax, got <"),
         (lambda: ([kl.RNN(kl.LSTMCell(5), name="a")],), TypeError, "layers[0]: expected LSTM, GRU, SimpleRNN or"),
         (lambda: (WEIGHTS, kl.LSTM(5, name="a")), TypeError, "dense: expected LSTM, GRU, SimpleRNN or Bidirectional"),
         (
@@ -282,6 +283,11 @@ class Other(kl.LSTM):
             lambda: ([built(a_layer("LSTM")), built(kl.Dense(4), 8), built(kl.Dense(2, name="a"), 4)],),
             TypeError,
             "Activation or Softmax, got Dense 'a'",
+        ),
+        (
+            lambda: ([WEIGHTS[0], built(kl.Dense(4), 8)], built(kl.Dense(2, name="a"), 4)),
+            TypeError,
+            "dense: expected LSTM, GRU, SimpleRNN or Bidirectional layers, then at most a GlobalAveragePooling1D",
         ),
         (
             lambda: ([WEIGHTS[0], built(kl.Dense(4, activation="softmax"), 8), kl.Softmax(name="a")],),
@@ -351,14 +357,6 @@ class Other(kl.LSTM):
         ),
         (
             lambda: (
-                kl.Bidirectional(a_layer("LSTM"), backward_layer=a_layer("LSTM", go_backwards=True, activation="relu")),
-            ),
-            # The forward layer comes first, and is built.
-            ValueError,
-            "layers.forward_layer: expected a layer that was built",
-        ),
-        (
-            lambda: (
                 built(
                     kl.Bidirectional(
                         a_layer("LSTM"), backward_layer=a_layer("LSTM", go_backwards=True, activation="relu")
@@ -423,6 +421,11 @@ class Other(kl.LSTM):
             lambda: (WEIGHTS[0], kl.Dense(4, name="a")),
             ValueError,
             "dense: expected a layer that was built, which its f",
+        ),
+        (
+            lambda: (kl.Bidirectional(a_layer("LSTM")),),
+            ValueError,
+            "layers.forward_layer: expected a layer that was built, which its first inputs do, got LSTM 'forward_lstm",
         ),
         (
             lambda: (BOTH[:5],),
