@@ -314,27 +314,27 @@ class Other(kl.LSTM):
         (
             lambda: (with_state(),),
             ValueError,
-            "layers.layers[2]: expected to read the layer below it alone, in a chain, got LSTM 'ls",
+            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_residual(),),
             ValueError,
-            "layers.layers[2]: expected to read the layer below it alone, in a chain, got Add",
+            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_operation(),),
             ValueError,
-            "layers.layers[2]: expected to read the layer below it alone, in a chain, got Dens",
+            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_two_outputs(),),
             ValueError,
-            "layers.layers[1]: expected its output to be the model's only one, got 3 outputs",
+            "layers.layers[1]: expected to be called once, for the model's only output, got LSTM",
         ),
         (
             lambda: (with_layer_twice(),),
             ValueError,
-            "layers.layers[1]: expected its output to be the model's only one, got 1 outputs",
+            "layers.layers[1]: expected to be called once, for the model's only output, got LSTM",
         ),
         # Settings that have no equal
         (lambda: (a_layer("LSTM", activation="relu"),), ValueError, "layers.activation: expected 'tanh', got 'relu'"),

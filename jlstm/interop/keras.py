@@ -149,9 +149,10 @@ def _check_chain(named: list[tuple[str, Any]], outputs: list) -> None:
     given = [each.output[0] if isinstance(each.output, list) else each.output for _, each in named]
     for output, (name, layer) in zip(given, named[1:], strict=False):
         if layer.input is not output:
-            raise ValueError(f"{name}: expected to read the layer below it alone, in a chain, got {_shown(layer)}")
+            raise ValueError(f"{name}: expected to be called once, on what the layer below gives, got {_shown(layer)}")
     if len(outputs) != 1 or outputs[0] is not given[-1]:
-        raise ValueError(f"{named[-1][0]}: expected its output to be the model's only one, got {len(outputs)} outputs")
+        name, layer = named[-1]
+        raise ValueError(f"{name}: expected to be called once, for the model's only output, got {_shown(layer)}")
 
 
 def _expect(name: str, layer: Any, **wanted: Any) -> None:
