@@ -1,7 +1,7 @@
 """What jlstm exchanges with other libraries, and how what comes in is checked: once, in the words of its library."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,9 +11,23 @@ from jlstm.cells import Cell
 from jlstm.checks import describe, fits, is_floating, numbers, same_names
 from jlstm.config import LSTMConfig, Target
 from jlstm.model import ModelParams, Readout
-from jlstm.stack import check_layers, directions
+from jlstm.stack import Bidirectional, check_layers, directions
 
-__all__ = ["Model", "array", "dtype_of", "gates", "library", "model_of", "named", "network_of", "of_network"]
+__all__ = [
+    "Model",
+    "array",
+    "check_cell",
+    "dtype_of",
+    "gates",
+    "kind_of",
+    "library",
+    "model_of",
+    "named",
+    "network_of",
+    "of_network",
+    "read_dense",
+    "read_layers",
+]
 
 
 class Model(NamedTuple):
@@ -140,6 +154,89 @@ def library(name: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         advice = f"expected it to be installed, got {error}; pip install 'jlstm[{extra}]'"
         raise ModuleNotFoundError(f"{name}: {advice}", name=error.name) from error
+
+
+def kind_of(module: Any) -> str:
+    """Return of which library and of which class an object is, without importing the library.
+
+    Example:
+        >>> kind_of(np.random.default_rng(0))
+        'numpy.Generator'
+    """
+    kind = type(module)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def check_cell(library: str, model: Model, known: Mapping[Cell, Any]) -> None:
+    """Raise an error unless a library has the cell of a model.
+
+    Example:
+        >>> from jlstm import LSTM
+        >>> check_cell("Flax", Model(LSTM, ()), {LSTM: "LSTMCell"})
+    """
+    if model.cell not in known:
+        names = ", ".join(repr(cell.name) for cell in known)
+        raise ValueError(f"cell: expected one that {library} has, {names}, got {model.cell.name!r}")
+
+
+def read_layers(name: str, given: Any, read: Callable[[str, Any], tuple[Cell, Any]]) -> tuple[Cell, list]:
+    """Read the argument `name`: one layer, or layers from the input upwards.
+
+    Args:
+        name: how the caller calls it.
+        given: what another library has for a layer, or a list of such, `Bidirectional` where there are two.
+        read: a function of a name and what it names, which returns the cell and the parameters.
+
+    Returns:
+        The cell of all layers, and the parameters of each.
+
+    Raises:
+        ValueError: there is no layer, or their cells differ.
+
+    Example:
+        >>> from jlstm import LSTM
+        >>> read_layers("layers", [1, Bidirectional(2, 3)], lambda name, given: (LSTM, f"{name} = {given}"))[1]
+        ['layers[0] = 1', Bidirectional(forward='layers[1].forward = 2', backward='layers[1].backward = 3')]
+    """
+    several = isinstance(given, (list, tuple)) and not isinstance(given, Bidirectional)
+    if several and not given:
+        raise ValueError(f"{name}: expected at least one, got an empty {type(given).__name__}")
+    cells, layers = [], []
+    for own, layer in [(f"{name}[{k}]", each) for k, each in enumerate(given)] if several else [(name, given)]:
+        two = isinstance(layer, Bidirectional)
+        names = [f"{own}.{way}" for way in Bidirectional._fields] if two else [own]
+        found = [read(way, each) for way, each in zip(names, directions(layer), strict=True)]
+        cells += [cell for cell, _ in found]
+        layers.append(Bidirectional(*(params for _, params in found)) if two else found[0][1])
+    kinds = dict.fromkeys(cell.name for cell in cells)
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: expected layers of one kind, got {' and '.join(map(str, kinds))}")
+    return cells[0], layers
+
+
+def read_dense(name: str, given: Any, weight: str, bias: str, *, transposed: bool = False) -> Readout:
+    """Read the argument `name`, a dense layer, whose arrays have these names; without a bias it is zero.
+
+    Args:
+        name: how the caller calls it.
+        given: the arrays.
+        weight, bias: their names.
+        transposed: whether the weights are `[outputs, inputs]`.
+
+    Raises:
+        TypeError, ValueError: a name is missing or unknown, or an array does not fit; the message says which.
+
+    Example:
+        >>> read_dense("dense", {"kernel": np.ones((5, 2))}, "kernel", "bias").bias
+        array([0., 0.])
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected a dictionary of arrays, got {describe(given)}")
+    kernel = array(f"{name}[{weight!r}]", given.get(weight), None, None)
+    outputs = kernel.shape[0 if transposed else 1]
+    arrays = {bias: np.zeros(outputs, kernel.dtype), **given}
+    found = named(name, arrays, {weight: kernel.shape, bias: (outputs,)})
+    return Readout(np.ascontiguousarray(kernel.T) if transposed else kernel, found[bias])  # type: ignore[arg-type]
 
 
 def array(name: str, value: Any, *shape: int | None) -> Any:
