@@ -4,6 +4,7 @@ Each `from_...` gives a `Model`, a stack of layers and a readout; each `to_...` 
 it is needed.
 """
 
+from jlstm.interop.equinox import from_equinox, to_equinox
 from jlstm.interop.flax import from_flax, to_flax, to_nnx
 from jlstm.interop.keras import from_keras, to_keras
 from jlstm.interop.model import Model, network_of, of_network
@@ -13,6 +14,7 @@ from jlstm.interop.torch import from_torch, to_torch, torch_modules
 __all__ = [
     "Model",
     "Node",
+    "from_equinox",
     "from_flax",
     "from_keras",
     "from_torch",
@@ -20,6 +22,7 @@ __all__ = [
     "network_of",
     "node_of",
     "of_network",
+    "to_equinox",
     "to_flax",
     "to_keras",
     "to_nnx",
