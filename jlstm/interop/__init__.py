@@ -6,6 +6,7 @@ it is needed.
 
 from jlstm.interop.equinox import from_equinox, to_equinox
 from jlstm.interop.flax import from_flax, to_flax, to_nnx
+from jlstm.interop.haiku import from_haiku, to_haiku
 from jlstm.interop.keras import from_keras, to_keras
 from jlstm.interop.model import Model, network_of, of_network
 from jlstm.interop.onnx import Node, layer_of, node_of
@@ -16,6 +17,7 @@ __all__ = [
     "Node",
     "from_equinox",
     "from_flax",
+    "from_haiku",
     "from_keras",
     "from_torch",
     "layer_of",
@@ -24,6 +26,7 @@ __all__ = [
     "of_network",
     "to_equinox",
     "to_flax",
+    "to_haiku",
     "to_keras",
     "to_nnx",
     "to_torch",
