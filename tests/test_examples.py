@@ -22,6 +22,7 @@ from jlstm.evaluation import TextLoss
 from jlstm.language_model import Checked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDS = {"in_equinox": "equinox", "in_flax": "flax"}  # beside jlstm
 
 
 def example(name):
@@ -167,6 +168,15 @@ def test_own_cell_learns_and_its_gradients_are_right():
     assert float(re.search(r"([\d.]+)% of x -> 3x mod 50", printed)[1]) > 50  # 2 % by chance
 
 
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_layer_learns_within_a_model_of_another_library(name, monkeypatch):
+    pytest.importorskip(NEEDS[name])
+    assert example(name).main(["--steps", "200"]) >= 0.9  # guessing gets a half
+    monkeypatch.setitem(sys.modules, NEEDS[name], None)
+    with pytest.raises(ImportError, match=re.escape(f"{name}.py needs ") + r".* pip install 'jlstm\[interop\]'"):
+        example(name)
+
+
 def test_gradients_agree():
     assert example("gradients").main([]) is True
 
@@ -202,6 +212,7 @@ def test_forecasting_draws_what_it_forecast(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_help(name, capsys):
+    pytest.importorskip(NEEDS.get(name, "jlstm"))
     module = example(name)
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
