@@ -1,7 +1,8 @@
 """Flax: `LSTMCell`, `OptimizedLSTMCell`, `GRUCell` and `SimpleCell`, of linen and of nnx.
 
 Their equations and the order of their gates are jlstm's. linen has a matrix for each gate, and so has `nnx.LSTMCell`;
-the other cells of nnx stack them. All matrices are transposed. What a cell carries is `(c, h)` in Flax, `(h, c)` here.
+the other cells of nnx stack them. All matrices are transposed. What a cell carries is `(c, h)` in Flax, `(h, c)` here;
+past a sequence's length, the outputs of Flax go on, and jlstm's are zero.
 """
 
 import reprlib
