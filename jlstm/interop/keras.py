@@ -11,7 +11,7 @@ import numpy as np
 
 from jlstm.cells import GRU, GRU_BEFORE, LSTM, RNN, Cell, GRUParams
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, gates, model_of
+from jlstm.interop.model import Model, array, check_cell, gates, model_of
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -89,9 +89,7 @@ def to_keras(model: Model) -> tuple[list[list[np.ndarray]], list[np.ndarray] | N
         >>> [each.shape for each in to_keras(Model(LSTM, (layer,)))[0][0]]
         [(3, 20), (5, 20), (20,)]
     """
-    if model.cell not in ORDERS:
-        known = ", ".join(repr(cell.name) for cell in ORDERS)
-        raise ValueError(f"cell: expected one that Keras has, {known}, got {model.cell.name!r}")
+    check_cell("Keras", model, ORDERS)
     layers = [[each for own in directions(layer) for each in _turned(model.cell, own)] for layer in model.layers]
     return layers, model.readout and [np.array(each) for each in model.readout]
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from jlstm.cells import GRU, LSTM, PROJECTED, RNN, Cell, GRUParams
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, dtype_of, gates, library, model_of, named
-from jlstm.model import Readout
+from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, library, model_of, named, read_dense
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_torch", "to_torch", "torch_modules"]
@@ -64,7 +63,10 @@ def from_torch(lstm: Any, linear: Any = None, *, prefix: str = "") -> Model:
         layers += found
     if len({cell.name for cell in cells}) > 1:
         raise ValueError(f"lstm: expected layers of one kind, got {' and '.join(cell.name for cell in cells)}")
-    return model_of(cells[0], layers, None if linear is None else _readout(linear))
+    readout = None
+    if linear is not None:
+        readout = read_dense("linear", _arrays("linear", linear), "weight", "bias", transposed=True)
+    return model_of(cells[0], layers, readout)
 
 
 def to_torch(model: Model) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
@@ -140,9 +142,7 @@ def _tensor(torch: Any, each: np.ndarray, dtype: Any) -> Any:
 
 
 def _check_in_torch(model: Model) -> None:
-    if model.cell not in MODES:
-        known = ", ".join(repr(cell.name) for cell in MODES)
-        raise ValueError(f"cell: expected one that torch has, {known}, got {model.cell.name!r}")
+    check_cell("torch", model, MODES)
     ways = {len(directions(layer)) for layer in model.layers}
     units = {model.cell.sizes(own)[1:] for layer in model.layers for own in directions(layer)}  # type: ignore[index]
     if len(ways) > 1 or len(units) > 1:
@@ -238,12 +238,3 @@ def _params(cell: Cell, found: dict[str, Any]) -> Any:
         return GRUParams(weight_ih, weight_hh, first + outside, inside)
     rest = (weight_hr,) if cell is PROJECTED else ()
     return type(cell.blocks)(weight_ih, weight_hh, first + second, *rest)
-
-
-def _readout(linear: Any) -> Readout:
-    arrays = _arrays("linear", linear)
-    outputs, width = array("linear['weight']", arrays.get("weight"), None, None).shape
-    if "bias" not in arrays:
-        arrays["bias"] = np.zeros(outputs, arrays["weight"].dtype)
-    found = named("linear", arrays, {"weight": (outputs, width), "bias": (outputs,)})
-    return Readout(np.ascontiguousarray(found["weight"].T), found["bias"])  # type: ignore[arg-type]
