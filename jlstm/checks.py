@@ -3,6 +3,7 @@
 Shapes and dtypes are known while a function is traced, so to check them costs nothing when it runs.
 """
 
+import importlib
 import math
 import reprlib
 import secrets
@@ -29,6 +30,7 @@ __all__ = [
     "is_integer",
     "is_list_of_arrays",
     "lengths_of",
+    "library",
     "numbers",
     "prng_key",
     "real_number",
@@ -388,6 +390,23 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)) and any(hasattr(element, "__len__") for element in value):
         return f"a {type(value).__name__} of {len(value)}"
     return reprlib.repr(value)
+
+
+def library(name: str, extra: str) -> Any:
+    """Return a library that is an optional extra of jlstm.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says how to.
+
+    Example:
+        >>> library("numpy", extra="interop").__name__
+        'numpy'
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        advice = f"expected it to be installed, got {error}; pip install 'jlstm[{extra}]'"
+        raise ModuleNotFoundError(f"{name}: {advice}", name=error.name) from error
 
 
 if TYPE_CHECKING:

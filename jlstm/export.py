@@ -26,8 +26,8 @@ import jax
 import numpy as np
 
 from jlstm.checkpoint import Saved, _name_of, _write
+from jlstm.checks import library
 from jlstm.config import LSTMConfig
-from jlstm.interop.model import library
 from jlstm.interop.onnx import node_of
 from jlstm.objectives import LEAST_SCALE
 

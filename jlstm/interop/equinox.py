@@ -11,19 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.cells import GRU, LSTM, Cell
-from jlstm.checks import describe
-from jlstm.interop.model import (
-    Model,
-    array,
-    check_cell,
-    dtype_of,
-    kind_of,
-    library,
-    model_of,
-    named,
-    read_dense,
-    read_layers,
-)
+from jlstm.checks import describe, library
+from jlstm.interop.model import Model, array, check_cell, dtype_of, kind_of, model_of, named, read_dense, read_layers
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_equinox", "to_equinox"]

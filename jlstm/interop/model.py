@@ -1,6 +1,5 @@
 """What jlstm exchanges with other libraries, and how what comes in is checked: once, in the words of its library."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,6 @@ __all__ = [
     "dtype_of",
     "gates",
     "kind_of",
-    "library",
     "model_of",
     "named",
     "network_of",
@@ -137,23 +135,6 @@ def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
         "bidirectional": len(sizes[0]) > 1,
     }
     return ModelParams(model.layers, model.readout), found
-
-
-def library(name: str, extra: str) -> Any:
-    """Return a library that is an optional extra of jlstm.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message says how to.
-
-    Example:
-        >>> library("numpy", extra="interop").__name__
-        'numpy'
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        advice = f"expected it to be installed, got {error}; pip install 'jlstm[{extra}]'"
-        raise ModuleNotFoundError(f"{name}: {advice}", name=error.name) from error
 
 
 def kind_of(module: Any) -> str:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.cells import GRU, LSTM, PROJECTED, RNN, Cell, GRUParams
-from jlstm.checks import describe
-from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, library, model_of, named, read_dense
+from jlstm.checks import describe, library
+from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, model_of, named, read_dense
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_torch", "to_torch", "torch_modules"]
