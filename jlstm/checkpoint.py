@@ -9,7 +9,14 @@ float16, bfloat16, float32 or float64: for each layer k from 0 up those of the c
 `layers[k].weight_hh` and `layers[k].bias` of an LSTM, of two directions `layers[k].forward.weight_ih` and so on; then
 `readout.weight` and `readout.bias`; all of the shapes that the cell's file and `Readout` name.
 
-The file is an uncompressed zip archive that `numpy.load` opens. The object is its member `jlstm.json`,
+Under a name that ends in `.safetensors`, the file is of the format of that name, whose header has the dtypes. The
+object is the string "jlstm" in its metadata, and has a "sha256" more, a checksum that `jlstm/safetensors.py` defines.
+
+    from safetensors import safe_open
+    with safe_open("model.safetensors", "numpy") as file:
+        about, bias = json.loads(file.metadata()["jlstm"]), file.get_tensor("layers[0].bias")
+
+Under all other names, it is an uncompressed zip archive that `numpy.load` opens. The object is its member `jlstm.json`,
 in UTF-8, and has "dtypes" more, the dtype of each array by its name. All other members are the arrays in NumPy's format
 1.0, little-endian, with `.npy` behind the name. A bfloat16 array is stored as its bits, in uint16; they are the upper
 half of a float32's. Version 3 had no "standardize"; version 2 no cell but the LSTM either, and fewer fields in
@@ -20,11 +27,12 @@ half of a float32's. Version 3 had no "standardize"; version 2 no cell but the L
 """
 
 import os
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
 
-from jlstm import npz
+from jlstm import npz, safetensors
 from jlstm.cells import Cell
 from jlstm.checks import describe
 from jlstm.files import name_of, open_file, write
@@ -37,12 +45,14 @@ def save(path: str | os.PathLike[str], saved: Saved) -> None:
     """Write a network to a file, in one step: whatever interrupts it leaves the old file whole and nothing beside it.
 
     Args:
-        path: the file, by exactly this name; one that is there is replaced and keeps its permissions.
+        path: the file, by exactly this name; one that is there is replaced and keeps its permissions. A name that ends
+            in `.safetensors` makes it of that format, any other a `.npz`.
         saved: the network; its parameters are finite numbers in float16, bfloat16, float32 or float64.
 
     Raises:
         TypeError, ValueError: `path` or `saved` does not fit; the message names what, and nothing was touched.
         OSError: the file can't be written.
+        ModuleNotFoundError: it is to be a `.safetensors`, and that library is not installed.
 
     Example:
         >>> import tempfile
@@ -54,14 +64,16 @@ def save(path: str | os.PathLike[str], saved: Saved) -> None:
         ...     load(f"{folder}/model.npz").vocabulary
         'abc'
     """
-    write(name_of(path), npz.encode(*take_apart(saved)))
+    name = name_of(path)
+    encode = safetensors.encode if _ends_as_safetensors(name) else npz.encode
+    write(name, encode(*take_apart(saved)))
 
 
 def load(path: str | os.PathLike[str], *, cell: Cell | None = None) -> Saved:
     """Read a network from a file that `save` wrote; a file that holds anything else is refused, and nothing in it runs.
 
     Args:
-        path: the file.
+        path: the file, under whatever name: what is in it shows its format.
         cell: the cell of the network, where it is none of `jlstm.cells`: a file has the name of it alone.
 
     Returns:
@@ -72,6 +84,7 @@ def load(path: str | os.PathLike[str], *, cell: Cell | None = None) -> Saved:
         ValueError: the file is damaged, was not written by `save`, or was written by a newer jlstm; or it holds float64
             and `jax_enable_x64` is off; or the network has another cell than `cell`.
         OSError: the file is missing or can't be read.
+        ModuleNotFoundError: it is a `.safetensors`, and that library is not installed.
 
     Example:
         >>> import tempfile
@@ -88,8 +101,20 @@ def load(path: str | os.PathLike[str], *, cell: Cell | None = None) -> Saved:
     if cell is not None and not isinstance(cell, Cell):
         raise TypeError(f"cell: expected a Cell, got {describe(cell)}")
     with open_file(path) as file:
+        decode = safetensors.decode if _is_safetensors(path, file) else npz.decode
         try:
-            saved = put_together(npz.decode(file), cell)
+            saved = put_together(decode(file), cell)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None  # it may quote what a hostile file says
     return saved._replace(params=jax.tree.map(jnp.array, saved.params))
+
+
+def _ends_as_safetensors(path: str) -> bool:
+    return path.lower().endswith(".safetensors")
+
+
+def _is_safetensors(path: str, file: BinaryIO) -> bool:
+    """Whether a file is of this format by what is in it; where that does not tell, as of a damaged one, by its name."""
+    start = file.read(9)
+    file.seek(0)
+    return start[8:] == b"{" or (_ends_as_safetensors(path) and not start.startswith(b"PK"))

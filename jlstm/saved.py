@@ -1,6 +1,6 @@
 """What a network's file holds, whatever contains it: an object in JSON that says what the network is, arrays by name.
 
-`jlstm.npz` is the container; `jlstm.checkpoint` says what is in the object.
+`jlstm.npz` and `jlstm.safetensors` are the two containers; `jlstm.checkpoint` says what is in the object.
 """
 
 import contextlib

@@ -262,6 +262,19 @@ def test_names_a_missing_file(tmp_path):
         load(tmp_path / "model")
 
 
+def test_names_the_extra_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    path = tmp_path / "model.safetensors"
+    message = r"^safetensors(.numpy)?: expected it to be installed, got .*; pip install 'jlstm\[safetensors\]'$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        save(path, network())
+    assert not os.listdir(tmp_path)
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModuleNotFoundError, match=message):
+        load(path)
+
+
 sizes = st.integers(1, 4)
 
 
