@@ -25,11 +25,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jlstm.checkpoint import Saved, _name_of, _write
 from jlstm.checks import library
 from jlstm.config import LSTMConfig
+from jlstm.files import name_of, write
 from jlstm.interop.onnx import node_of
 from jlstm.objectives import LEAST_SCALE
+from jlstm.saved import Saved
 
 __all__ = ["export_onnx"]
 
@@ -50,11 +51,11 @@ def export_onnx(path: str | os.PathLike[str], saved: Saved) -> None:
         OSError: the file can't be written.
         ModuleNotFoundError: onnx is not installed.
     """
-    name = _name_of(path)
+    name = name_of(path)
     graph = _Graph(library("onnx", extra="onnx"))
     _network(graph, saved._replace(params=jax.tree.map(_in_float32, saved.params)))
     about = {} if saved.vocabulary is None else {"vocabulary": json.dumps(saved.vocabulary)}
-    _write(name, memoryview(graph.model(about).SerializeToString()))
+    write(name, graph.model(about).SerializeToString())
 
 
 def _in_float32(array: Any) -> np.ndarray:
