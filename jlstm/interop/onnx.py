@@ -12,10 +12,11 @@ import numpy as np
 
 from jlstm.cells import COUPLED, GRU, GRU_BEFORE, LSTM, PEEPHOLE, RNN, Cell
 from jlstm.checks import describe
-from jlstm.interop.model import array, dtype_of, gates, named
+from jlstm.interop.model import Model, array, dtype_of, gates, named
+from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
-__all__ = ["Node", "layer_of", "node_of"]
+__all__ = ["Node", "layer_of", "node_of", "read_layer", "read_readout", "to_onnx"]
 
 KINDS = {LSTM: "LSTM", PEEPHOLE: "LSTM", COUPLED: "LSTM", GRU: "GRU", GRU_BEFORE: "GRU", RNN: "RNN"}
 OPTIONS = {COUPLED: {"input_forget": 1}, GRU: {"linear_before_reset": 1}, GRU_BEFORE: {"linear_before_reset": 0}}
@@ -64,18 +65,7 @@ def node_of(cell: Cell, layer: Any) -> Node:
         >>> node.kind, node.attributes, node.arrays["W"].shape
         ('LSTM', {'hidden_size': 5, 'direction': 'forward'}, (1, 20, 3))
     """
-    if cell not in KINDS:
-        known = ", ".join(repr(each.name) for each in KINDS)
-        raise ValueError(f"cell: expected one that ONNX has, {known}, got {cell.name!r}")
-    each, names = directions(layer), ["layer"] if len(directions(layer)) == 1 else ["layer.forward", "layer.backward"]
-    for name, params in zip(names, each, strict=True):
-        cell.check(name, params)
-    if len(sizes := {cell.sizes(params) for params in each}) > 1:
-        raise ValueError(f"layer: expected the same sizes in both directions, as one node has them, got {sizes}")
-    dtype_of("layer", layer)
-    found = [_arrays(cell, jax.tree.map(np.asarray, params)) for params in each]
-    attributes = {"hidden_size": found[0]["R"].shape[1], "direction": WAYS[len(each) - 1], **OPTIONS.get(cell, {})}
-    return Node(KINDS[cell], attributes, {key: np.stack([own[key] for own in found]) for key in found[0]})
+    return _node("layer", cell, layer)
 
 
 def layer_of(node: Node) -> tuple[Cell, Any]:
@@ -100,6 +90,32 @@ def layer_of(node: Node) -> tuple[Cell, Any]:
         (Cell('rnn'), (5,))
     """
     return read_layer("node", node)
+
+
+def to_onnx(model: Model) -> tuple[list[Node], Node | None]:
+    """Give the weights as ONNX has them: `from_onnx(*to_onnx(model))` is the model again.
+
+    Which steps are read out, and what follows the readout, is in no weights and is not given.
+
+    Args:
+        model: layers of any cell that `node_of` takes.
+
+    Returns:
+        The `Node` of each layer from the input upwards, and the readout as a "Gemm", None where there is none.
+
+    Raises:
+        TypeError, ValueError: as `node_of`.
+
+    Example:
+        >>> layer = LSTM.init(jax.random.key(0), input_size=3, hidden_size=5)
+        >>> [node], readout = to_onnx(Model(LSTM, (layer,)))
+        >>> node.arrays["R"].shape, readout
+        ((1, 20, 5), None)
+    """
+    nodes = [_node(f"model.layers[{k}]", model.cell, layer) for k, layer in enumerate(model.layers)]
+    if model.readout is None:
+        return nodes, None
+    return nodes, Node("Gemm", {}, {"B": np.array(model.readout.weight), "C": np.array(model.readout.bias)})
 
 
 def read_layer(name: str, node: Any) -> tuple[Cell, Any]:
@@ -128,6 +144,41 @@ def read_layer(name: str, node: Any) -> tuple[Cell, Any]:
     dtype_of(f"{name}.arrays", found)
     each = [_params(cell, {key: found[key][way] for key in found}) for way in range(ways)]
     return cell, Bidirectional(*each) if ways == 2 else each[0]
+
+
+def read_readout(name: str, node: Any) -> Readout:
+    """Return the readout that the argument `name` is, a "Gemm" of ONNX."""
+    if not isinstance(node, Node):
+        raise TypeError(f"{name}: expected a Node, got {describe(node)}")
+    if node.kind != "Gemm":
+        raise ValueError(f"{name}.kind: expected 'Gemm', got {node.kind!r}")
+    for key, value in node.attributes.items():
+        expected = {"alpha": (1,), "beta": (1,), "transA": (0,), "transB": (0, 1)}.get(key, ())
+        if value not in expected:
+            wanted = " or ".join(map(str, expected)) or "none"
+            raise ValueError(f"{name}.attributes[{key!r}]: expected {wanted}, got {describe(value)}")
+    turned = node.attributes.get("transB", 0)
+    weight = array(f"{name}.arrays['B']", node.arrays.get("B"), None, None)
+    outputs = weight.shape[0 if turned else 1]
+    given = {"C": np.zeros(outputs, weight.dtype)} | dict(node.arrays)
+    found = named(f"{name}.arrays", given, {"B": weight.shape, "C": (outputs,)})
+    return Readout(np.ascontiguousarray(found["B"].T if turned else found["B"]), found["C"])  # type: ignore[arg-type]
+
+
+def _node(name: str, cell: Cell, layer: Any) -> Node:
+    """Return the argument `name`, a layer, as a node."""
+    if cell not in KINDS:
+        known = ", ".join(repr(each.name) for each in KINDS)
+        raise ValueError(f"cell: expected one that ONNX has, {known}, got {cell.name!r}")
+    each = directions(layer)
+    for own, params in zip([f".{way}" for way in Bidirectional._fields] if len(each) > 1 else [""], each, strict=True):
+        cell.check(f"{name}{own}", params)
+    if len(sizes := {cell.sizes(params) for params in each}) > 1:
+        raise ValueError(f"{name}: expected the same sizes in both directions, as one node has them, got {sizes}")
+    dtype_of(name, layer)
+    found = [_arrays(cell, jax.tree.map(np.asarray, params)) for params in each]
+    attributes = {"hidden_size": found[0]["R"].shape[1], "direction": WAYS[len(each) - 1], **OPTIONS.get(cell, {})}
+    return Node(KINDS[cell], attributes, {key: np.stack([own[key] for own in found]) for key in found[0]})
 
 
 def _arrays(cell: Cell, params: Any) -> dict[str, np.ndarray]:
