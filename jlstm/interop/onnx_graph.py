@@ -168,8 +168,8 @@ class _Walk:
             if each.name in self.values:
                 continue
             tensor = each.type.tensor_type
-            if not tensor.HasField("shape"):
-                raise ValueError(f"source.graph.input[{k}]: expected a tensor of so many axes, got {each.name!r}")
+            if not each.type.HasField("tensor_type"):
+                raise ValueError(f"source.graph.input[{k}]: expected a tensor, got {each.name!r}")
             shape = [axis.dim_value or SOME for axis in tensor.shape.dim]
             ones = np.ones(shape, self.onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
             if is_floating(ones):
@@ -189,10 +189,10 @@ class _Walk:
             self._layer(node)
         elif kind in ("MatMul", "Gemm") and others == [node.input[0]] and self.found and not self.readout:
             self._dense(node)
-        elif kind == "Add" and len(others) == 1 and not self.biased and self._is_score(others[0]):
-            [name] = {*node.input} - {*others}
-            self._bias(node, others[0], name)
-        elif kind in ACTIVATIONS and not self.activation and self._is_score(node.input[0]):
+        elif kind == "Add" and len(others) == 1 and self.readout and not self.biased and self._order(others[0]):
+            [bias] = {*node.input} - {*others}
+            self._bias(node, others[0], bias)
+        elif kind in ACTIVATIONS and self.readout and not self.activation:
             self._activate(node)
         else:
             self._move(node)
@@ -254,19 +254,26 @@ class _Walk:
         self.gives, self.giver = self.rng.uniform(-1, 1, shape).astype(dtype), node
         self.drawn.append(self.gives)
 
+    def _take(self, node: Any, name: str) -> bool:
+        """Go on with what a node reads, all steps that the network gives or one for them; is batch the first axis?"""
+        found = self._order(name)
+        if found is None:
+            expected = f"{_label(node)} to read what the layer below gives as it is"
+            raise ValueError(f"source: expected {expected}, got {self._path(name)}")
+        target, turned, rows = found
+        if target != "each":
+            self.target, self.gives = target, rows
+        return turned
+
     def _dense(self, node: Any) -> None:
         """Take the dense layer on top."""
-        label, (xs, *weights) = _label(node), [self.values[name] for name in node.input if name]
-        order = self._order(xs)
-        if order is None:
-            path = self._path(node.input[0])
-            raise ValueError(f"source: expected {label} to read what the layer below gives as it is, got {path}")
+        xs, *weights = (self.values[name] for name in node.input if name)
+        turned = self._take(node, node.input[0])
         arrays = dict(zip("BC", (weights[0], *map(_row, weights[1:])), strict=False))
-        self.readout = read_readout(f"source ({label})", Node("Gemm", self._attributes(node), arrays))
-        self.target, turned = order
+        self.readout = read_readout(f"source ({_label(node)})", Node("Gemm", self._attributes(node), arrays))
         self.biased = "C" in arrays
-        (time, batch, _), outputs = self.gives.shape, len(self.readout.bias)
-        self._draw(node, (time if self.target == "each" else 1, batch, outputs), xs.dtype)
+        outputs = len(self.readout.bias)
+        self._draw(node, (*self.gives.shape[:2], outputs), xs.dtype)
         scores = self.gives.swapaxes(0, 1) if turned else self.gives
         self.values[node.output[0]] = scores.reshape(*xs.shape[:-1], outputs)
 
@@ -275,11 +282,13 @@ class _Walk:
         assert self.readout is not None
         found = array(f"source ({_label(node)}), {bias!r}", _row(self.values[bias]), len(self.readout.bias))
         self.readout, self.biased = self.readout._replace(bias=found), True
+        self._take(node, scores)
         self._redraw(node, scores)
 
     def _activate(self, node: Any) -> None:
         """Take what is behind the readout."""
         kind, scores = _kind(node), node.input[0]
+        self._take(node, scores)
         last = self.values[scores].ndim - 1
         [version] = [each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx")]
         axis = self._attributes(node).get("axis", -1 if version > 12 else 1) if kind == "Softmax" else last
@@ -295,16 +304,11 @@ class _Walk:
         self.gives, self.giver = NEXT * self.gives, node
         self.drawn.append(self.gives)
 
-    def _is_score(self, name: str) -> bool:
-        """Whether this is what the readout gives."""
-        order = self._order(self.values[name]) if self.readout else None
-        return order is not None and order[0] == "each"
-
-    def _order(self, value: np.ndarray) -> tuple[str, bool] | None:
-        """Return which steps of what the network gives this is, and whether batch comes first; None for neither."""
-        if not value.ndim or value.shape[-1] != self.gives.shape[-1]:
+    def _order(self, name: str) -> tuple[Any, bool, np.ndarray] | None:
+        """Return which steps of what the network gives this is, whether batch is the first axis, and these steps."""
+        value, each, ways = self.values[name], self.gives, len(directions(self.found[-1][1]))
+        if not value.ndim or value.shape[-1] != each.shape[-1]:
             return None
-        each, ways = self.gives, len(directions(self.found[-1][1]))
         known = [("each", False, each), ("each", True, each.swapaxes(0, 1))]
         if ways == 1:
             known.append(("last", False, each[-1:]))
@@ -313,17 +317,17 @@ class _Walk:
             known.append(("last", False, np.concatenate([each[-1:, :, :units], each[:1, :, units:]], axis=-1)))
         if not self.activation:
             known.append(("mean", False, each.mean(0, keepdims=True)))
-        for target, turned, rows in known:
-            if value.size == rows.size and _same(value.reshape(rows.shape), rows):
-                return target, turned
-        return None
+        same = (
+            found for found in known if value.size == found[2].size and _same(value.reshape(found[2].shape), found[2])
+        )
+        return next(same, None)
 
     def _end(self, name: str) -> str | None:
         """Return which steps an output of the graph is of; None of a state or what the network does not end with."""
         value = self.values[name]
-        order = self._order(value)
-        if order is not None:
-            return self.target if order[0] == "each" else order[0]
+        found = self._order(name)
+        if found is not None:
+            return self.target if found[0] == "each" else found[0]
         if not np.isin(value, np.concatenate([each.ravel() for each in self.drawn])).all():
             raise ValueError(f"source: expected an output of what the network gives as it is, got {self._path(name)}")
         return None
