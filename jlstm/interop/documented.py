@@ -11,6 +11,7 @@ columns:
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from jlstm.cells import LSTM, LSTMParams
 from jlstm.checks import describe, is_integer, numbers, same_names
-from jlstm.interop.model import Model, array, model_of, named
+from jlstm.interop.model import Model, array, dtype_of, model_of, named
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional
 
@@ -61,6 +62,7 @@ def from_documented(source: Any) -> Model:
     for key, size in [*((f"b{gate}", units) for gate in GATES), ("by", outputs)]:
         shapes[key] = (size,) if np.ndim(values[key]) == 1 else (size, 1)
     found = named("source", values, shapes)
+    dtype_of("source", found)
     weights = np.concatenate([found[f"W{gate}"] for gate in GATES])
     bias: Any = np.concatenate([found[f"b{gate}"].reshape(-1) for gate in GATES])
     parts: Any = map(np.ascontiguousarray, (weights[:, units:], weights[:, :units], found["Wy"].T))
@@ -123,7 +125,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = sorted(key for key in found if sum(key == each for each, _ in pairs) > 1)
-        raise ValueError(f"{describe(twice)} more than once")
+        raise ValueError(f"{reprlib.repr(twice)} more than once")
     return found
 
 
