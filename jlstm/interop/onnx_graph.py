@@ -16,7 +16,6 @@ import numpy as np
 from jlstm.checks import describe, is_floating, is_integer
 from jlstm.interop.model import Model, array, library, model_of
 from jlstm.interop.onnx import ORDERS, Node, read_layer, read_readout
-from jlstm.model import Readout
 from jlstm.stack import directions
 
 __all__ = ["from_onnx"]
@@ -120,7 +119,7 @@ class _Walk:
         self.gives: Any = None
         self.giver: Any = None
         self.drawn: list[np.ndarray] = []
-        self.readout: Readout | None = None
+        self.readout: Any = None
         self.biased = False
         self.target: Any = "each"
         self.activation: Any = None
@@ -205,14 +204,14 @@ class _Walk:
         attributes, label = self._attributes(node), _label(node)
         for key, name in weights.items():
             if name not in self.fixed:
-                raise ValueError(f"source ({label}).arrays[{key!r}]: expected weights, got {name!r}, of inputs")
+                raise ValueError(f"source ({label}).arrays[{key!r}]: expected weights, got {name!r}, made of inputs")
         arrays = {key: self.values[name] for key, name in weights.items()}
         cell, layer = read_layer(f"source ({label})", Node(_kind(node), attributes, arrays))
 
         xs, turned = self.values[given["X"]], attributes.get("layout") == 1
         xs = xs.swapaxes(0, 1) if turned and xs.ndim == 3 else xs
         wanted = [self.gives] if self.found else self._readable(arrays["W"].shape[-1])
-        if self.readout or not any(_same(xs, each) for each in wanted):
+        if self.readout or xs.ndim != 3 or not any(each.shape == xs.shape and _same(xs, each) for each in wanted):
             reads = "what the layer below gives" if self.found else "an input, features or one-hot vectors,"
             raise ValueError(f"source: expected {label} to read {reads} as it is, got {self._path(given['X'])}")
         time, batch = xs.shape[:2]
@@ -279,7 +278,6 @@ class _Walk:
 
     def _bias(self, node: Any, scores: str, bias: str) -> None:
         """Take the bias of the dense layer."""
-        assert self.readout is not None
         found = array(f"source ({_label(node)}), {bias!r}", _row(self.values[bias]), len(self.readout.bias))
         self.readout, self.biased = self.readout._replace(bias=found), True
         self._take(node, scores)
@@ -290,7 +288,7 @@ class _Walk:
         kind, scores = _kind(node), node.input[0]
         self._take(node, scores)
         last = self.values[scores].ndim - 1
-        [version] = [each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx")]
+        version = max(each.version for each in self.proto.opset_import if each.domain in ("", "ai.onnx"))
         axis = self._attributes(node).get("axis", -1 if version > 12 else 1) if kind == "Softmax" else last
         if axis not in (-1, last):
             raise ValueError(f"source ({_label(node)}).attributes['axis']: expected the last one, {last}, got {axis}")
@@ -307,8 +305,6 @@ class _Walk:
     def _order(self, name: str) -> tuple[Any, bool, np.ndarray] | None:
         """Return which steps of what the network gives this is, whether batch is the first axis, and these steps."""
         value, each, ways = self.values[name], self.gives, len(directions(self.found[-1][1]))
-        if not value.ndim or value.shape[-1] != each.shape[-1]:
-            return None
         known = [("each", False, each), ("each", True, each.swapaxes(0, 1))]
         if ways == 1:
             known.append(("last", False, each[-1:]))
@@ -317,10 +313,7 @@ class _Walk:
             known.append(("last", False, np.concatenate([each[-1:, :, :units], each[:1, :, units:]], axis=-1)))
         if not self.activation:
             known.append(("mean", False, each.mean(0, keepdims=True)))
-        same = (
-            found for found in known if value.size == found[2].size and _same(value.reshape(found[2].shape), found[2])
-        )
-        return next(same, None)
+        return next((found for found in known if _same(value, found[2])), None)
 
     def _end(self, name: str) -> str | None:
         """Return which steps an output of the graph is of; None of a state or what the network does not end with."""
@@ -384,7 +377,8 @@ def _row(bias: np.ndarray) -> np.ndarray:
 
 
 def _same(got: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether numbers are these, but for rounding."""
-    if got.shape != wanted.shape or not is_floating(got):
+    """Whether numbers are these, but for rounding and axes of time and batch that are one."""
+    if got.size != wanted.size or got.shape[-1:] != wanted.shape[-1:] or not is_floating(got):
         return False
+    got = got.reshape(wanted.shape)
     return np.allclose(got.astype(float), wanted.astype(float), rtol=0, atol=8 * float(jnp.finfo(got.dtype).eps))
