@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import warnings
 
 import jax
@@ -235,25 +236,34 @@ def test_ids_are_read_as_one_hot_vectors(layout):
 
 def test_what_moves_numbers_is_no_matter():
     model = a_model(LSTM, layers=2, both=True, readout=True)
-    proto = network(model)
+    proto = network(model, data=("lengths",))
     for name in ("x", "Y0", "W1", "hs", "scores_1"):
         proto = between(proto, name, "Identity")
     proto = between(proto, "hs", "Cast", to=onnx.TensorProto.DOUBLE)
     proto = between(proto, "to_hs_Cast", "Cast", to=onnx.TensorProto.FLOAT)
+    proto.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_value")
+    proto = between(proto, "lengths", "Cast", to=onnx.TensorProto.INT32)
+    proto.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    bias = next(each for each in proto.graph.initializer if each.name == "scores_1")
+    bias.dims[:] = [1, 1, OUTPUTS]
     same_bits(from_onnx(proto), model)
+    bias.dims[:] = [OUTPUTS, 1]
+    with pytest.raises(ValueError, match=re.escape("expected shape [2], got float32 of shape (2, 1)")):
+        from_onnx(proto)
 
 
 def test_a_mean_over_the_steps_that_are_real_is_read():
     model = a_model(LSTM, readout=True)._replace(target="mean")
     graph, proto = Graph(), network(model._replace(target="each"), data=("lengths",))
-    total = graph.add("ReduceSum", ["hs", np.array([1])], "total", keepdims=0)
+    graph.add("ReduceSum", ["hs", np.array([1])], "total", keepdims=0)
     count = graph.add("Unsqueeze", [graph.add("Cast", ["lengths"], "real", to=1), np.array([1])], "count")
-    graph.add("Div", [total, count], "mean")
+    graph.add("Div", ["total", count], "mean")
     made = graph.proto().graph
     product = next(node for node in proto.graph.node if node.op_type == "MatMul")
     product.input[0] = "mean"
     before = [node for node in proto.graph.node if node not in (product, proto.graph.node[-1])]
-    nodes = [*before, *made.node, product, proto.graph.node[-1]]
+    total, real, count, mean = made.node
+    nodes = [real, count, *before, total, mean, product, proto.graph.node[-1]]
     whole = onnx.ModelProto.FromString(proto.SerializeToString())
     del whole.graph.node[:]
     whole.graph.node.extend(nodes)
@@ -271,6 +281,13 @@ def test_a_file_is_read(tmp_path):
     path.write_bytes(b"no model")
     with pytest.raises(ValueError, match="source: expected a model of ONNX, got "):
         from_onnx(path)
+
+
+def test_graphs_alone_need_onnx(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert from_onnx(NODE).cell is LSTM
+    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'jlstm[onnx]'")):
+        from_onnx(tmp_path / "model.onnx")
 
 
 def between(proto, name, kind, *constants, **attributes):
@@ -502,6 +519,11 @@ def test_a_node_may_say_or_leave_out_what_is_the_default():
             "readout.attributes['alpha']: expected 1, got 0.5",
         ),
         (
+            lambda: (NODE, GEMM._replace(attributes={"beta": 0.5})),
+            ValueError,
+            "readout.attributes['beta']: expected 1, got 0.5",
+        ),
+        (
             lambda: (NODE, GEMM._replace(attributes={"broadcast": 1})),
             ValueError,
             "readout.attributes['broadcast']: expected none, got 1",
@@ -550,6 +572,49 @@ def fed(place, name, value=None):
     return proto
 
 
+def above_the_readout():
+    """A layer that reads scores."""
+    proto = between(network(a_model(LSTM, readout=True)), "scores", "Transpose", perm=[1, 0, 2])
+    weights = {"W9": np.ones((1, 32, OUTPUTS), np.float32), "R9": np.ones((1, 32, HIDDEN), np.float32)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(each, name) for name, each in weights.items())
+    proto.graph.node.append(onnx.helper.make_node("LSTM", ["to_scores_Transpose", *weights], ["Y9"], name="above"))
+    proto.graph.output[0].name = "Y9"
+    return proto
+
+
+def past_the_bias():
+    """A softmax of scores without their bias, which are an output with it."""
+    proto = deep()
+    proto.graph.node[-1].input[0] = "product"
+    proto.graph.output.add().CopyFrom(proto.graph.output[0])
+    proto.graph.output[-1].name = "scores"
+    return proto
+
+
+def halves():
+    """Some scores of the last step and some of the first, which is no readout of both directions."""
+    proto = between(network(a_model(LSTM, both=True, readout=True)), "scores", "Gather", np.array(-1), axis=1)
+    proto = between(proto, "to_scores_Gather", "Where")
+    [node] = [node for node in proto.graph.node if node.op_type == "Where"]
+    constants = {"first": np.array(0), "choice": np.array([True, False])}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(each, name) for name, each in constants.items())
+    place = [*proto.graph.node].index(node)
+    proto.graph.node.insert(place, onnx.helper.make_node("Gather", ["scores", "first"], ["start"], axis=1))
+    proto.graph.node[place + 1].input[:] = ["choice", "to_scores_Gather", "start"]
+    return proto
+
+
+def of_a_table():
+    """Vectors of ids that are others than one-hot vectors."""
+    proto = network(a_model(LSTM), ids=True)
+    [node] = [node for node in proto.graph.node if node.op_type == "OneHot"]
+    node.op_type = "Gather"
+    node.input[:] = ["table", "x"]
+    node.ClearField("attribute")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32)[[0, 2, 1, 3]], "table"))
+    return proto
+
+
 def residual():
     proto = between(deep(), "hs1", "Identity")
     [node] = [node for node in proto.graph.node if node.op_type == "Identity"]
@@ -582,6 +647,13 @@ def residual():
             lambda: between(network(a_model(LSTM, both=True, readout=True)), "hs", "Gather", np.array(-1), axis=1),
             "MatMul 'to_product' to read what the layer below gives as it is, got it behind Transpose 'to_ways0' and ",
         ),
+        (past_the_bias, "Softmax 'to_y' to read what the layer below gives as it is, got 'product'"),
+        (halves, "source: expected what the network gives among the graph's outputs, got ["),
+        (of_a_table, "features or one-hot vectors, as it is, got it behind Gather 'to_vectors'"),
+        (
+            lambda: between(deep(), "y", "ReduceMean", axes=[1]),
+            "expected an output of what the network gives as it is, got it behind ReduceMean",
+        ),
         (residual, "to read what the layer below gives as it is, got it behind Add 'residual'"),
         (
             lambda: (
@@ -596,6 +668,19 @@ def residual():
             "Softmax 'to_y' to read what the layer below gives as it is, got it behind Mul 'm",
         ),
         (lambda: between(deep(), "scores", "Add", np.ones(2, np.float32)), "gives as it is, got it behind Add 'add'"),
+        (
+            lambda: between(
+                network(a_model(LSTM, readout=True)._replace(target="last", activation="softmax"), readout="Gemm"),
+                "scores",
+                "Add",
+                np.ones(2, np.float32),
+            ),
+            "Softmax 'to_y' to read what the layer below gives as it is, got it behind Add 'add'",
+        ),
+        (
+            above_the_readout,
+            "LSTM 'above' to read what the layer below gives as it is, got it behind Transpose 'transp",
+        ),
         (lambda: between(deep(), "product", "MatMul", np.eye(2, dtype=np.float32)), "got MatMul 'matmul'"),
         (lambda: between(deep(), "y", "ArgMax"), "got ArgMax 'argmax'"),
         (

@@ -141,8 +141,10 @@ class _Walk:
                 rest.append(node)
         self._draw_inputs(self.values.get(first.input[1]))
         below = [node.output[0] for node in self._behind([first.input[0]])]
-        # What leads to the first layer comes first: there it is seen how many steps there are.
-        for node in sorted(rest, key=lambda node: node.output[0] not in below):
+        for node in (node for node in rest if node.output[0] in below):
+            self._step(node)
+        self._tell_lengths(first)
+        for node in (node for node in rest if node.output[0] not in below):
             self._step(node)
         targets = [self._end(name) for name in outputs]
         target: Any = next((each for each in ("each", "last", "mean") if each in targets), None)
@@ -177,9 +179,16 @@ class _Walk:
                 self.given[each.name] = self.rng.normal(size=shape).astype(ones.dtype)
             elif is_integer(ones) and len(shape) > 1:
                 self.given[each.name] = self.rng.integers(features, size=shape).astype(ones.dtype)
-            else:  # lengths, of which the first layer tells more; or what is true of steps
+            else:  # lengths, of which more is told later; or what is true of steps
                 self.given[each.name] = ones
         self.values |= self.given
+
+    def _tell_lengths(self, first: Any) -> None:
+        """Let lengths be of all steps, as the first layer reads so many."""
+        shape = self.values[first.input[0]].shape
+        time = shape[1 if self._attributes(first).get("layout") == 1 else 0] if len(shape) == 3 else SOME
+        lengths = {name: each for name, each in self.given.items() if is_integer(each) and each.ndim < 2}
+        self.values |= {name: np.full_like(each, time) for name, each in lengths.items()}
 
     def _step(self, node: Any) -> None:
         """Take one node, any but those in which no input has a part."""
@@ -211,13 +220,10 @@ class _Walk:
         xs, turned = self.values[given["X"]], attributes.get("layout") == 1
         xs = xs.swapaxes(0, 1) if turned and xs.ndim == 3 else xs
         wanted = [self.gives] if self.found else self._readable(arrays["W"].shape[-1])
-        if self.readout or xs.ndim != 3 or not any(each.shape == xs.shape and _same(xs, each) for each in wanted):
+        if self.readout or not any(each.shape == xs.shape and _same(xs, each) for each in wanted):
             reads = "what the layer below gives" if self.found else "an input, features or one-hot vectors,"
             raise ValueError(f"source: expected {label} to read {reads} as it is, got {self._path(given['X'])}")
         time, batch = xs.shape[:2]
-        if not self.found:
-            lengths = {name: each for name, each in self.given.items() if is_integer(each) and each.ndim < 2}
-            self.values |= {name: np.full_like(each, time) for name, each in lengths.items()}
         starts = np.concatenate([[0.0], *(each.ravel() for each in self.given.values() if is_floating(each))])
         for key, name in given.items():
             if key == "sequence_lens" and not (self.values[name] == time).all():
@@ -245,7 +251,7 @@ class _Walk:
             if is_integer(each) and each.ndim == 2:
                 each = np.eye(features)[each]
             each = each[:, None] if each.ndim == 2 else each
-            found += [each, each.swapaxes(0, 1)] if each.ndim == 3 else []
+            found += [each, each.swapaxes(0, 1)] if each.ndim == 3 and each.shape[-1] == features else []
         return found
 
     def _draw(self, node: Any, shape: tuple, dtype: Any) -> None:
@@ -306,10 +312,8 @@ class _Walk:
         """Return which steps of what the network gives this is, whether batch is the first axis, and these steps."""
         value, each, ways = self.values[name], self.gives, len(directions(self.found[-1][1]))
         known = [("each", False, each), ("each", True, each.swapaxes(0, 1))]
-        if ways == 1:
-            known.append(("last", False, each[-1:]))
-        elif not self.readout:
-            units = each.shape[-1] // 2
+        if ways == 1 or not self.readout:
+            units = each.shape[-1] // ways
             known.append(("last", False, np.concatenate([each[-1:, :, :units], each[:1, :, units:]], axis=-1)))
         if not self.activation:
             known.append(("mean", False, each.mean(0, keepdims=True)))
