@@ -91,8 +91,7 @@ def test_there_and_back_gives_the_same_numbers(tmp_path, dtype):
     for source in (path, str(path), to_documented(model)):
         found = from_documented(source)
         same_bits(found, model._replace(layers=wide[0], readout=wide[1]))
-        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), found[1:3])
-        same_bits(model._replace(layers=narrow[0], readout=narrow[1]), model)
+        same_bits(from_documented(source, jnp.dtype(dtype)), model)
 
 
 def test_what_the_program_has_comes_back():
@@ -177,6 +176,19 @@ def test_arrays_keep_their_dtype():
 def test_names_what_can_not_be_taken_over(given, error, message):
     with pytest.raises(error, match=re.escape(message)):
         from_documented(given())
+
+
+def test_weights_are_rounded_where_that_is_asked_for():
+    given = weights()
+    wanted = from_documented({key: each.astype(np.float32) for key, each in given.items()})
+    for source in (given, {key: each.tolist() for key, each in given.items()}):
+        same_bits(from_documented(source, np.float32), wanted)
+    with pytest.raises(ValueError, match=re.escape("source['Wo']: expected finite numbers, got NaN or infinity")):
+        from_documented(given | {"Wo": np.full_like(given["Wo"], 1e300)}, np.float32)
+    with pytest.raises(TypeError, match=re.escape("source['Wo']: expected floats, got int64 of shape (8, 12)")):
+        from_documented(given | {"Wo": np.ones((8, 12), int)}, np.float32)
+    with pytest.raises(TypeError, match="dtype: expected a dtype of floats, got "):
+        from_documented(given, int)
 
 
 @pytest.mark.parametrize(

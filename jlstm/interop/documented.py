@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jlstm.cells import LSTM, LSTMParams
-from jlstm.checks import describe, is_integer, numbers, same_names
+from jlstm.checks import describe, floating, is_floating, is_integer, numbers, same_names
 from jlstm.interop.model import Model, array, dtype_of, model_of, named
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional
@@ -28,15 +28,17 @@ __all__ = ["from_documented", "to_documented"]
 GATES = "ifco"  # jlstm's order, by the program's names
 
 
-def from_documented(source: Any) -> Model:
+def from_documented(source: Any, dtype: Any = None) -> Model:
     """Take over the weights of the NumPy program.
 
     Args:
         source: the path of its JSON file, or what is in it, a dictionary of lists or arrays: `Wf`, `Wi`, `Wc` and `Wo`
             `[H, H + I]`, `Wy` `[C, H]`, `bf`, `bi`, `bc` and `bo` `[H, 1]` and `by` `[C, 1]`, or `[H]` and `[C]`.
+        dtype: what the weights are rounded to, such as `np.float32`, in which networks are; where None, nothing is
+            rounded: lists are float64, as the program's own weights, and arrays what they are.
 
     Returns:
-        The `Model`. Lists become float64, in which what was a float32 is the same number; arrays keep their dtype.
+        The `Model`.
 
     Raises:
         OSError: there is no such file.
@@ -52,8 +54,9 @@ def from_documented(source: Any) -> Model:
     given = _read(source) if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(given, Mapping):
         raise TypeError(f"source: expected the path of a JSON file or a dictionary, got {describe(given)}")
+    dtype = None if dtype is None else floating("dtype", dtype)
     same_names("source", given, [f"{kind}{name}" for kind in "Wb" for name in "ficoy"])
-    values: Any = {key: _floats(f"source[{key!r}]", value) for key, value in given.items()}
+    values: Any = {key: _floats(f"source[{key!r}]", value, dtype) for key, value in given.items()}
     units, width = array("source['Wf']", values["Wf"], None, None).shape
     outputs = array("source['Wy']", values["Wy"], None, units).shape[0]
     if width <= units:
@@ -129,9 +132,12 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _floats(name: str, value: Any) -> Any:
-    """Return a list of numbers, of which some or all may be written as integers, as an array; and an array as it is."""
-    if not isinstance(value, (list, tuple)):
-        return value
+def _floats(name: str, value: Any, dtype: Any) -> Any:
+    """Return numbers as an array, a list's in float64, as JSON knows no integers; or rounded to a dtype."""
     found = np.asarray(numbers(name, value))
-    return found.astype(np.float64) if is_integer(found) else found
+    if isinstance(value, (list, tuple)) and is_integer(found):
+        found = found.astype(np.float64)
+    if dtype is None or not is_floating(found):
+        return found
+    with np.errstate(over="ignore"):
+        return found.astype(dtype)
