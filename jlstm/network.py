@@ -638,10 +638,8 @@ class LSTMNetwork:
                 are rounded to float32, unless `jax_enable_x64` is on.
             options: as for the class, such as the `apply_softmax` that the program was started with.
         """
-        model = interop.from_documented(source)
-        as_jax = lambda array: array.astype(jax.dtypes.canonicalize_dtype(array.dtype))  # noqa: E731
-        layers, readout = jax.tree.map(as_jax, (model.layers, model.readout))
-        return cls._of(model._replace(layers=layers, readout=readout), options)
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)
+        return cls._of(interop.from_documented(source, dtype), options)
 
     @classmethod
     def _of(cls, model: interop.Model, options: dict[str, Any]) -> "LSTMNetwork":

@@ -11,7 +11,7 @@ import numpy as np
 
 from jlstm.cells import GRU, GRU_BEFORE, LSTM, RNN, Cell, GRUParams
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, check_cell, gates, model_of
+from jlstm.interop.model import Model, array, check_cell, gates, model_of, summed
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -243,7 +243,7 @@ def _params(name: str, arrays: dict[str, Any], cell: Cell | None) -> tuple[Cell,
     weight_ih, weight_hh = gates(weight_ih, theirs, blocks.weight_ih), gates(recurrent, theirs, blocks.weight_hh)
     if cell is GRU:
         first, second = biases
-        outside: Any = np.concatenate([gates(first + second, theirs, "rz"), gates(first, theirs, "n")])
+        outside: Any = np.concatenate([gates(summed(first, second), theirs, "rz"), gates(first, theirs, "n")])
         return cell, GRUParams(weight_ih, weight_hh, outside, gates(second, theirs, "n"))
     rest = [gates(recurrent, theirs, blocks.weight_hn)] if cell is GRU_BEFORE else []
     return cell, type(blocks)(weight_ih, weight_hh, gates(biases, theirs, blocks.bias), *rest)

@@ -25,6 +25,7 @@ __all__ = [
     "of_network",
     "read_dense",
     "read_layers",
+    "summed",
 ]
 
 
@@ -268,6 +269,16 @@ def gates(stacked: Any, order: str, wanted: str) -> Any:
     """
     blocks = dict(zip(order, np.split(stacked, len(order)), strict=True))
     return np.concatenate([blocks[gate] for gate in wanted])
+
+
+def summed(first: Any, second: Any) -> Any:
+    """Return the one bias that stands for two; a second one of zeros leaves the first its bits, those of -0 too.
+
+    Example:
+        >>> summed(np.array([-0.0, 1.0]), np.array([0.0, 2.0]))
+        array([-0.,  3.])
+    """
+    return np.where(second == 0, first, first + second)
 
 
 def dtype_of(name: str, tree: Any) -> np.dtype:

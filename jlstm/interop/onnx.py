@@ -12,7 +12,7 @@ import numpy as np
 
 from jlstm.cells import COUPLED, GRU, GRU_BEFORE, LSTM, PEEPHOLE, RNN, Cell
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, dtype_of, gates, named
+from jlstm.interop.model import Model, array, dtype_of, gates, named, summed
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -211,14 +211,14 @@ def _params(cell: Cell, found: dict[str, np.ndarray]) -> Any:
     first, second = (gates(each, order, wanted) for each in np.split(biases, 2))
     if cell is GRU:
         outside, inside = np.split(second, [len(second) // 3 * 2])
-        bias = first + np.concatenate([outside, np.zeros_like(inside)])
+        bias = summed(first, np.concatenate([outside, np.zeros_like(inside)]))
         return type(cell.blocks)(weight_ih, weight_hh, bias, inside)
     rest: list[np.ndarray] = []
     if cell is GRU_BEFORE:
         weight_hh, *rest = np.split(weight_hh, [len(weight_hh) // 3 * 2])
     if cell is PEEPHOLE:
         rest = [gates(found["P"], PEEPHOLES, cell.blocks.peephole)]
-    return type(cell.blocks)(weight_ih, weight_hh, first + second, *rest)
+    return type(cell.blocks)(weight_ih, weight_hh, summed(first, second), *rest)
 
 
 def _options(name: str, node: Node) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jlstm.checks import describe, is_floating, is_integer
-from jlstm.interop.model import Model, array, library, model_of
+from jlstm.checks import describe, is_floating, is_integer, library
+from jlstm.interop.model import Model, array, model_of
 from jlstm.interop.onnx import ORDERS, Node, read_layer, read_readout
 from jlstm.stack import directions
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jlstm.cells import GRU, LSTM, PROJECTED, RNN, Cell, GRUParams
 from jlstm.checks import describe, library
-from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, model_of, named, read_dense
+from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, model_of, named, read_dense, summed
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_torch", "to_torch", "torch_modules"]
@@ -235,6 +235,6 @@ def _params(cell: Cell, found: dict[str, Any]) -> Any:
     if cell is GRU:
         inside = gates(second, "rzn", "n")
         outside = np.concatenate([gates(second, "rzn", "rz"), np.zeros_like(inside)])
-        return GRUParams(weight_ih, weight_hh, first + outside, inside)
+        return GRUParams(weight_ih, weight_hh, summed(first, outside), inside)
     rest = (weight_hr,) if cell is PROJECTED else ()
-    return type(cell.blocks)(weight_ih, weight_hh, first + second, *rest)
+    return type(cell.blocks)(weight_ih, weight_hh, summed(first, second), *rest)
