@@ -1,4 +1,4 @@
-"""A network's file as a `.npz`, which `numpy.load` opens; `jlstm.checkpoint` says what is in it."""
+"""A file as a `.npz`, which `numpy.load` opens: a network's, as `jlstm.checkpoint` says, or a training's."""
 
 import functools
 import io
@@ -7,7 +7,7 @@ import math
 import os
 import reprlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +18,12 @@ from jlstm.saved import MOST_ABOUT, STORED, Contents, check_bits, read_about, re
 __all__ = ["decode", "encode"]
 
 ABOUT = "jlstm.json"
+INTEGERS = {
+    f"{kind}int{8 * size}": f"{'<' if size > 1 else '|'}{kind or 'i'}{size}"
+    for kind in ("", "u")
+    for size in (1, 2, 4, 8)
+}
+EVERY = STORED | INTEGERS | {"bool": "|b1"}
 
 
 def encode(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> memoryview:
@@ -30,13 +36,21 @@ def encode(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> memoryview:
         archive.writestr(zipfile.ZipInfo(ABOUT), text)  # a ZipInfo has no clock
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                bits = array.view(STORED[array.dtype.name])
+                bits = array.view(EVERY[array.dtype.name])
                 np.lib.format.write_array(member, bits, version=(1, 0), allow_pickle=False)
     return file.getbuffer()
 
 
-def decode(file: BinaryIO) -> Contents:
-    """Return what the file holds; its arrays are read when they are asked for, while it is open."""
+def decode(
+    file: BinaryIO, read: Callable[..., dict[str, Any]] = read_about, stored: Mapping[str, str] = STORED
+) -> Contents:
+    """Return what the file holds; its arrays are read when they are asked for, while it is open.
+
+    Args:
+        file: the open file.
+        read: what checks its object in JSON, as `read_about` does for a network.
+        stored: the dtypes that its arrays may have, each with that of its bits.
+    """
     size = os.fstat(file.fileno()).st_size
     with reading("expected a file that jlstm saved"):
         archive = zipfile.ZipFile(file)
@@ -55,29 +69,33 @@ def decode(file: BinaryIO) -> Contents:
         raise ValueError(f"{ABOUT}: expected at most {MOST_ABOUT} bytes, got {member.file_size}")
     with reading(f"{ABOUT}: expected JSON"):
         text = archive.read(member)
-    about = read_about(ABOUT, text, own="dtypes")
-    return Contents(about, size, len(members), functools.partial(_arrays, archive, about["dtypes"]))
+    about = read(ABOUT, text, own="dtypes")
+    return Contents(about, size, len(members), functools.partial(_arrays, archive, about["dtypes"], stored))
 
 
-def _arrays(archive: zipfile.ZipFile, dtypes: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _arrays(
+    archive: zipfile.ZipFile, dtypes: Any, stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     same_names("members", set(archive.namelist()), [ABOUT, *(f"{name}.npy" for name in shapes)])
     same_names("dtypes", dtypes, shapes)
-    return {name: _array(archive, name, shape, dtypes[name]) for name, shape in shapes.items()}
+    return {name: _array(archive, name, shape, dtypes[name], stored) for name, shape in shapes.items()}
 
 
-def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def _array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any, stored: Mapping[str, str]
+) -> np.ndarray:
     """Read an array of this shape and dtype; what its header says of them is compared and never allocated."""
-    if not isinstance(dtype, str) or dtype not in STORED:
-        raise ValueError(f"dtypes: expected one of {tuple(STORED)} for {name}, got {reprlib.repr(dtype)}")
+    if not isinstance(dtype, str) or dtype not in stored:
+        raise ValueError(f"dtypes: expected one of {tuple(stored)} for {name}, got {reprlib.repr(dtype)}")
     check_bits(name, dtype)
-    stored = np.dtype(STORED[dtype])
-    length = math.prod(shape) * stored.itemsize
+    bits = np.dtype(stored[dtype])
+    length = math.prod(shape) * bits.itemsize
     with reading(f"{name}: expected an array in NumPy's format 1.0"), archive.open(f"{name}.npy") as member:
         if (version := np.lib.format.read_magic(member)) != (1, 0):
             raise ValueError(f"format {version}")
         got_shape, fortran, got_dtype = np.lib.format.read_array_header_1_0(member)
         data = member.read(length + 1)  # one byte more shows what is too long, and makes zipfile check the CRC
-    if (got_shape, fortran, got_dtype, len(data)) != (shape, False, stored, length):
+    if (got_shape, fortran, got_dtype, len(data)) != (shape, False, bits, length):
         got = f"shape {got_shape}, {got_dtype}, {len(data)} bytes{' in Fortran order' * fortran}"
-        raise ValueError(f"{name}: expected shape {shape}, {stored}, {length} bytes, got {got}")
-    return np.frombuffer(data, stored).view(dtype).reshape(shape)
+        raise ValueError(f"{name}: expected shape {shape}, {bits}, {length} bytes, got {got}")
+    return np.frombuffer(data, bits).view(dtype).reshape(shape)

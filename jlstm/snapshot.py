@@ -1,0 +1,140 @@
+"""A training on disk: any pytree of arrays, and what it is of, in one file.
+
+The file is a `.npz`, as a network's is (`jlstm.checkpoint`). Its object in JSON has "format", which is "jlstm
+training", "version", which is 1, "about", whatever was said of the training, and "dtypes". Its arrays have the names
+that JAX gives them, such as `.params.layers[0].bias`; a key of `jax.random.key` is its numbers, in uint32.
+"""
+
+import json
+import os
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jlstm import npz
+from jlstm.checks import describe, same_names
+from jlstm.files import name_of, open_file, write
+from jlstm.saved import reading
+
+__all__ = ["load_training", "read_training", "save_training", "write_training"]
+
+FORMAT, VERSION = "jlstm training", 1
+
+
+def save_training(path: str | os.PathLike[str], state: Any) -> None:
+    """Write the state of a training to a file, in one step: whatever interrupts it leaves the old file whole.
+
+    Args:
+        path: the file; one that is there is replaced.
+        state: a `TrainState`, or any other pytree of arrays.
+
+    Raises:
+        TypeError: something in it is no array of numbers.
+        OSError: the file can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> state = {"step": jnp.int32(3), "key": jax.random.key(0)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_training(f"{folder}/training.npz", state)
+        ...     load_training(f"{folder}/training.npz", state)["step"].item()
+        3
+    """
+    write_training(path, state, {})
+
+
+def load_training(path: str | os.PathLike[str], like: Any) -> Any:
+    """Read the state of a training from a file that `save_training` wrote; nothing in it is executed.
+
+    Args:
+        path: the file.
+        like: a state of the same network and optimiser, such as `init(params, key)` gives it.
+
+    Returns:
+        The state, to the same bits.
+
+    Raises:
+        ValueError: the file is damaged or foreign, or its state is not like this one; the message says where.
+        OSError: the file is missing or can't be read.
+    """
+    return read_training(path, lambda about: like)[1]
+
+
+def write_training(path: str | os.PathLike[str], state: Any, about: dict[str, Any]) -> None:
+    """Write a state as `save_training` does, with an object for JSON that says what it is of."""
+    name = name_of(path)
+    arrays = {key: _plain(f"state{key}", leaf) for key, leaf in _by_name(state).items()}
+    write(name, npz.encode({"format": FORMAT, "version": VERSION, "about": about}, arrays))
+
+
+def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]], Any]) -> tuple[dict[str, Any], Any]:
+    """Read what `write_training` wrote.
+
+    Args:
+        path: the file.
+        like: given what is said of the training, returns what its state has to be like.
+
+    Returns:
+        What is said of it, and the state.
+
+    Raises:
+        ValueError, OSError: as `load_training`.
+    """
+    path = name_of(path)
+    with open_file(path) as file:
+        try:
+            contents = npz.decode(file, _read_about, npz.EVERY)
+            about = contents.about["about"]
+            expected = like(about)
+            plain = {key: _plain(key, leaf) for key, leaf in _by_name(expected).items()}
+            found = contents.arrays({key: leaf.shape for key, leaf in plain.items()})
+            for key, leaf in plain.items():
+                if found[key].dtype != leaf.dtype:
+                    raise ValueError(f"{key}: expected {leaf.dtype}, got {found[key].dtype}")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {str(error)[:500]}") from None
+    leaves = [_restored(found[key], leaf) for key, leaf in _by_name(expected).items()]
+    return about, jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path) or "state": leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def _plain(name: str, leaf: Any) -> np.ndarray:
+    """Return an array as a file has it."""
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    if array.dtype.name not in npz.EVERY:
+        raise TypeError(f"{name}: expected an array of numbers, got {describe(leaf)}")
+    return np.ascontiguousarray(array, array.dtype.name).reshape(array.shape)
+
+
+def _restored(array: np.ndarray, like: Any) -> Any:
+    """Return an array of a file as it was."""
+    return (
+        jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
+        if _is_key(like)
+        else jnp.array(array)
+    )
+
+
+def _read_about(where: str, text: str | bytes, own: str) -> dict[str, Any]:
+    """Return the object in JSON that says what a training is."""
+    with reading(f"{where}: expected JSON"):
+        about = json.loads(text)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{where}: expected an object with the format {FORMAT!r}, got {reprlib.repr(about)}")
+    if about.get("version") != VERSION:
+        raise ValueError(f"version: expected {VERSION}, got {reprlib.repr(about.get('version'))}")
+    same_names(where, about, ["format", "version", "about", own])
+    if not isinstance(about["about"], dict):
+        raise ValueError(f"about: expected an object, got {reprlib.repr(about['about'])}")
+    return about
