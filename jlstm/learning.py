@@ -91,6 +91,7 @@ def learn(
     keep: Callable[[Standing[Kept]], Any] | None = None,
     callback: Callable[[Standing[Kept]], Any] | None = None,
     callback_every: float | None = None,
+    stands: Standing[Kept] | None = None,
 ) -> Learned[Kept]:
     """Train to the end, or until patience, the callback, Ctrl-C or an error ends it.
 
@@ -109,6 +110,7 @@ def learn(
         keep: called with each `Standing`, so that what was learned until then can be left behind.
         callback: what a user wants to be called; it ends the training by raising `StopIteration`.
         callback_every: from one such call to the next, in epochs, or parts of one; None for at every check.
+        stands: where a training stood that the reports go on with; None where they begin with it.
 
     Returns:
         What was learned, with the error that ended it, if one did: whether to raise that is the caller's to say.
@@ -140,7 +142,6 @@ def learn(
                 progress.clear()
             callback(stands)
 
-    stands: Standing[Kept] | None = None
     try:
         for report in reports:
             epochs_before = 0.0 if stands is None else stands.epochs

@@ -23,11 +23,12 @@ from jlstm.export import export_onnx
 from jlstm.forecasting import Feedback, check_feeds_itself, check_has_samples, forecast
 from jlstm.inputs import as_batch, as_predictions, as_sequences, as_series, check_text
 from jlstm.learning import Standing, learn, whole_patience
-from jlstm.model import ModelParams, draw_params, params_shapes, summary
+from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_state
 from jlstm.objectives import OBJECTIVES, known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
 from jlstm.progress import Progress
+from jlstm.recovery import Recovery, terms_of
 from jlstm.scaling import Scalings, scalings_of
 from jlstm.series import SeriesWindows
 from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate, fit, fresh_state
@@ -238,6 +239,9 @@ class LSTMNetwork:
         validation: Any = None,
         keep_best: bool = False,
         patience: int | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = True,
     ) -> History:
         """Train the network; called again, it goes on with the optimiser's state and the count of epochs.
 
@@ -273,12 +277,19 @@ class LSTMNetwork:
             patience: how many epochs in a row without a lower validation loss end the training; None for any number.
                 The learning rate falls as if all `epochs` were to come: a training that may end at any time wants
                 `schedule=jlstm.optimizers.constant`, or as few epochs as it needs.
+            checkpoint: a folder for what it takes to go on. However the process ends, a call with the same arguments of
+                a network made with the same ones goes on from there, to the same bits; one whose training is done
+                returns at once. SIGTERM ends the training, after it was written, with the status 143.
+            checkpoint_every: how many seconds lie between two writings; the end is always written.
+            resume: whether to go on with a training that is in the folder; else there must be none.
 
         Returns:
             The losses of this call's epochs, also of those that were not kept.
 
         Raises:
-            TypeError, ValueError: an argument does not fit; the message names it, and nothing was changed.
+            TypeError, ValueError: an argument does not fit, or the folder has another training; the message names it,
+                and nothing was changed.
+            OSError: the folder can't be written. Once the training runs, that is a warning.
             FloatingPointError: the loss became NaN; the network keeps its last finite parameters, or the best.
         """
         data = self._data(X, Y, NAMES, weights, class_weights)
@@ -291,48 +302,72 @@ class LSTMNetwork:
         patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, (data.streams or data.sequences) // 15))
         before = self._trained
+        recovery = None
+        if checkpoint is not None:
+            said = {"epochs": epochs, "learning_rate": learning_rate, "decay_rate": decay_rate, "patience": patience}
+            said |= {"batch_size": batch_size, "keep_best": keep_best}
+            held = {"X, Y and weights": data, "validation": held_out}
+            recovery = self._recovery(before, checkpoint, checkpoint_every, resume, said, held)
+        began = recovery.stands if recovery else None
         scalings = before.scalings or (scalings_of(data, self.config) if self.standardize else None)
         if scalings is not None:
             data, held_out = scalings.of(data), None if held_out is None else scalings.of(held_out)
         if not isinstance(data, (Windows, Streams)):
             data = data.balanced(self.config)
-        reports = self._fit(data, epochs, batch_size, learning_rate, decay_rate)
+        reports = self._fit(before, data, epochs, batch_size, learning_rate, decay_rate, began and began.report)
         sequences = data.sequences
 
-        def trained(report: Report, history: History) -> _Trained:
-            done = before.epochs + report.epoch + int(report.part)
+        def trained(state: TrainState, epochs: float, history: History) -> _Trained:
+            done = before.epochs + int(epochs)
             on = f"{sequences:,} sequence{'s' * (sequences > 1)} for {done} epoch{'s' * (done > 1)}"
-            return _Trained(report.state, history, on, done, scalings)
+            return _Trained(state, history, on, done, scalings)
 
-        def check(report: Report) -> tuple[Report | None, Evaluation | None]:
+        def check(report: Report) -> tuple[TrainState | None, Evaluation | None]:
             if held_out is None:
                 return None, None
             params = evaluation_params(report.state.opt_state, report.state.params)
             found = evaluate(params, held_out, batch_size=batch_size, config=self.config, times=epochs)
-            return report if keep_best else None, found
+            return report.state._replace(memory=None) if keep_best else None, found
 
         def keep(stands: Standing) -> None:
-            new = _history(stands)
-            self._trained = trained(stands.report, History(*map(tuple.__add__, before.history, new)))
+            history = History(*map(tuple.__add__, before.history, _history(stands)))
+            self._trained = trained(stands.report.state, stands.epochs, history)
+            if recovery is not None:
+                recovery.keep(stands)
 
-        learned = learn(
-            reports,
-            check,
-            epochs=epochs,
-            patience=patience,
-            progress=Progress(epochs, sequences) if self.progress else None,
-            keep=keep,
-            callback=None if callback is None else lambda stands: callback(_moment(stands)),
-            callback_every=every,
-        )
+        with recovery.running() if recovery else contextlib.nullcontext():
+            if began is not None:
+                keep(began)
+            learned = learn(
+                reports,
+                check,
+                epochs=epochs,
+                patience=patience,
+                progress=Progress(epochs, sequences) if self.progress else None,
+                keep=keep,
+                callback=None if callback is None else lambda stands: callback(_moment(stands)),
+                callback_every=every,
+                stands=began,
+            )
         if learned.best is not None and learned.best.kept is not None:
-            self._trained = trained(learned.best.kept, self.history)
+            self._trained = trained(learned.best.kept, learned.best.epochs, self.history)
         try:
             if learned.error is not None:
                 raise learned.error
         finally:
             del learned  # the error knows this frame: each would keep the other alive, and all data with them
         return History(*(new[len(old) :] for new, old in zip(self.history, before.history, strict=True)))
+
+    def _recovery(
+        self, before: _Trained, folder: Any, every: Any, resume: Any, said: dict[str, Any], held: dict[str, Any]
+    ) -> Recovery[TrainState | None]:
+        """Return the folder of a training from `before`, of what it was told and the data that it was given."""
+        state = before.state._replace(memory=None)
+        held = held | {"the network before": (state, before.history, before.scalings)}
+        terms = terms_of({"config": self.config} | said, held, self._optimizer, self._schedule, state.params)
+        memory = zero_state(state.params, 1, cell=self.config.cell) if held["X, Y and weights"].streams else None
+        like = state._replace(memory=memory)
+        return Recovery(folder, every, resume, terms, like, state, lambda kept: kept, lambda epochs, kept: kept)
 
     def evaluate(self, X: Any, Y: Any = None, *, weights: Any = None, class_weights: Any = None) -> Evaluation:
         """Compute the loss and, of classes and questions, the accuracy on sequences with their targets.
@@ -656,8 +691,18 @@ class LSTMNetwork:
         network.params = params
         return network
 
-    def _fit(self, data: Any, epochs: int, batch_size: int, learning_rate: Any, decay_rate: Any) -> Iterator[Report]:
-        state, finished = self._trained.state, len(self.history.loss)
+    def _fit(
+        self,
+        before: _Trained,
+        data: Any,
+        epochs: int,
+        batch_size: int,
+        learning_rate: Any,
+        decay_rate: Any,
+        report: Report | None,
+    ) -> Iterator[Report]:
+        """Train from `before`, or go on from a report of that training."""
+        state, finished = before.state, len(before.history.loss)
         batches = batches_of(data, batch_size, state.params, finished + epochs)
         schedule = Schedule(
             learning_rate=real_number("learning_rate", learning_rate),
@@ -668,7 +713,7 @@ class LSTMNetwork:
             steps=float(epochs * batches),
         )
         return fit(
-            state,
+            report.state if report else state,
             schedule,
             data,
             epochs=epochs,
@@ -676,6 +721,7 @@ class LSTMNetwork:
             config=self.config,
             optimizer=self._optimizer,
             shape=self._schedule,
+            place=report and report.place,
         )
 
     def _data(self, X: Any, Y: Any, names: tuple[str, str, str], weights: Any = None, class_weights: Any = None) -> Any:

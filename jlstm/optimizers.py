@@ -300,23 +300,42 @@ def by_what_they_compute(optimizer: Optimizer, schedule: Shape, params: Any) -> 
     if getattr(factor, "shape", None) != () or not (is_floating(factor) or is_integer(factor)):
         raise TypeError(f"schedule: expected it to return one number, got {describe(factor)}")
 
+    transformation(_tried("optimizer: expected it to take a learning-rate schedule", optimizer, IDLE))
+    run = _trial(optimizer, schedule)
+    _tried("optimizer: expected init and update to take the parameters", jax.eval_shape, run, *_arguments(params))
+    if _has_name(optimizer) and _has_name(schedule):
+        return optimizer, schedule
+    text = program_of(optimizer, schedule, params)
+    if "callback" in text:
+        return optimizer, schedule
+    program = hashlib.sha256(text.encode()).hexdigest()
+    return Computing(program, optimizer), Computing(program, schedule)
+
+
+def program_of(optimizer: Optimizer, schedule: Shape, params: Any) -> str:
+    """Return the text of the program that JAX makes of an optimiser and the shape of its rate.
+
+    Args:
+        optimizer, schedule, params: as for `by_what_they_compute`.
+
+    Returns:
+        The same text for all that compute the same, in one version of JAX.
+    """
+    # With what is unused as well: the text numbers the program's arguments, and does not name them.
+    return jax.jit(_trial(optimizer, schedule), keep_unused=True).lower(*_arguments(params)).as_text()
+
+
+def _trial(optimizer: Optimizer, schedule: Shape) -> Callable[..., tuple]:
     def run(numbers: Schedule, step: Any, grads: Any, params: Any) -> tuple:
         made = transformation(optimizer(Rate(numbers, schedule, step)))
         state = made.init(params)
         return state, made.update(grads, state, params, **extra_arguments(_sum(params), grads, _sum))
 
-    numbers = Schedule(*map(jnp.float32, IDLE.schedule))
-    arguments = numbers, jnp.int32(0), params, params
-    transformation(_tried("optimizer: expected it to take a learning-rate schedule", optimizer, IDLE))
-    _tried("optimizer: expected init and update to take the parameters", jax.eval_shape, run, *arguments)
-    if _has_name(optimizer) and _has_name(schedule):
-        return optimizer, schedule
-    # With what is unused as well: the program's text numbers its arguments, and does not name them.
-    text = jax.jit(run, keep_unused=True).lower(*arguments).as_text()
-    if "callback" in text:
-        return optimizer, schedule
-    program = hashlib.sha256(text.encode()).hexdigest()
-    return Computing(program, optimizer), Computing(program, schedule)
+    return run
+
+
+def _arguments(params: Any) -> tuple:
+    return Schedule(*map(jnp.float32, IDLE.schedule)), jnp.int32(0), params, params
 
 
 def extra_arguments(loss: Array, grads: Any, function: Callable[[Any], Array]) -> dict[str, Any]:

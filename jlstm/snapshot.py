@@ -90,11 +90,13 @@ def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]],
             contents = npz.decode(file, _read_about, npz.EVERY)
             about = contents.about["about"]
             expected = like(about)
-            plain = {key: _plain(key, leaf) for key, leaf in _by_name(expected).items()}
-            found = contents.arrays({key: leaf.shape for key, leaf in plain.items()})
+            plain = {
+                key: jax.random.key_data(leaf) if _is_key(leaf) else leaf for key, leaf in _by_name(expected).items()
+            }
+            found = contents.arrays({key: np.shape(leaf) for key, leaf in plain.items()})
             for key, leaf in plain.items():
-                if found[key].dtype != leaf.dtype:
-                    raise ValueError(f"{key}: expected {leaf.dtype}, got {found[key].dtype}")
+                if found[key].dtype != np.result_type(leaf):
+                    raise ValueError(f"{key}: expected {np.result_type(leaf)}, got {found[key].dtype}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None
     leaves = [_restored(found[key], leaf) for key, leaf in _by_name(expected).items()]

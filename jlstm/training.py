@@ -183,12 +183,30 @@ class Report(NamedTuple):
         epoch: the epoch, from 0.
         part: how much of the epoch is done, up to 1.
         loss: the mean loss of the epoch's mini-batches so far.
+        place: where that is, to go on from.
     """
 
     state: TrainState
     epoch: int
     part: float
     loss: float
+    place: "Place | None" = None
+
+
+class Place(NamedTuple):
+    """Where within a training its state stands, all that the state itself does not tell.
+
+    Attributes:
+        epoch: the epoch, from 0.
+        began: how many steps were taken before it, from which its order is drawn.
+        done: how many of its mini-batches are done.
+        total: the sum of their losses, a float scalar.
+    """
+
+    epoch: Any
+    began: Any
+    done: Any
+    total: Any
 
 
 def fit(
@@ -201,6 +219,7 @@ def fit(
     config: LSTMConfig,
     optimizer: Optimizer,
     shape: Callable[[Array], Array] = cosine,
+    place: Place | None = None,
 ) -> Iterator[Report]:
     """Train for some epochs of mini-batches, shuffled anew in each, and report after every compiled call.
 
@@ -223,6 +242,8 @@ def fit(
         optimizer: a callable from a learning-rate schedule to anything that optax calls an optimiser; another function
             compiles anew, also where it computes the same (see `by_what_they_compute`).
         shape: the shape of the learning rate over this training.
+        place: that of a report, to go on from its state to the same bits as if nothing had come between, the other
+            arguments being the same; None for a training from its beginning.
 
     Yields:
         A `Report` after each compiled call.
@@ -233,15 +254,20 @@ def fit(
     parts = _parts(data, batch_size, state.params, float(schedule.first_epoch) + epochs, config)
     mesh, batches = parts[0].mesh, sum(part.batches for part in parts)
     held = [replicate(part.data.with_room(config, roomy=part.roomy, masked=part.masked), mesh) for part in parts]
+    memory, first = state.memory, place or Place(0, state.step, 0, _zero())
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     sizes = [1] * len(parts)
-    for epoch in range(epochs):
-        rngs = [_rng(state.key, state.step, k) for k in range(len(parts) + 1)]
+    for epoch in range(int(first.epoch), epochs):
+        here = first if epoch == first.epoch else Place(epoch, state.step, 0, _zero())
+        rngs = [_rng(state.key, here.began, k) for k in range(len(parts) + 1)]
         orders = [replicate(_draw_order(rng, part), mesh) for rng, part in zip(rngs, parts, strict=False)]
         if data.streams:
-            state = state._replace(memory=scatter(zero_state(state.params, parts[0].width, cell=config.cell), mesh))
-        total, done = replicate(_zero(), mesh), 0
+            if memory is None or here.done == 0:
+                memory = zero_state(state.params, parts[0].width, cell=config.cell)
+            state = state._replace(memory=scatter(memory, mesh))
+        total, done, passed = replicate(here.total, mesh), int(here.done), 0
         for k, start, end in _runs(rngs[-1], parts):
+            start, passed = min(start + max(0, int(here.done) - passed), end), passed + end - start
             while start < end:
                 stop = min(start + sizes[k], end)
                 began = time.perf_counter()
@@ -266,7 +292,7 @@ def fit(
                     )
                 sizes[k] = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
                 state, done, start = stepped, done + stop - start, stop
-                yield Report(state, epoch, done / batches, float(total) / done)
+                yield Report(state, epoch, done / batches, float(total) / done, Place(epoch, here.began, done, total))
 
 
 def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float) -> int:
