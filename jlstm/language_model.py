@@ -1,5 +1,6 @@
 """`CharLM`: a character language model, text in and text out, a thin shell over the pure functions."""
 
+import contextlib
 import math
 import os
 import time
@@ -25,9 +26,10 @@ from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.export import export_onnx
 from jlstm.inputs import check_scores_ids
 from jlstm.learning import Standing, learn, whole_patience
-from jlstm.model import ModelParams, draw_params, params_shapes, summary
+from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_state
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
 from jlstm.progress import Progress
+from jlstm.recovery import Recovery, terms_of
 from jlstm.training import Evaluation, Report, evaluate, fit, fresh_state
 
 __all__ = ["CharLM", "Checked", "decode", "default_dropout", "encode"]
@@ -119,6 +121,9 @@ class CharLM:
         callback: Callable[["CharLM", Checked], Any] | None = None,
         check_every: int = 1,
         patience: int | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        resume: bool = True,
         progress: bool = True,
     ) -> "CharLM":
         """Train a model on a text by truncated backpropagation through time, the state carried from window to window.
@@ -148,13 +153,20 @@ class CharLM:
             check_every: from one check to the next, in epochs; the last epoch is always checked.
             patience: how many checks in a row without a lower loss on `validation` end the training; None for any
                 number. The learning rate falls as if all `epochs` were to come.
+            checkpoint: a folder for what it takes to go on. However the process ends, a call with the same arguments
+                goes on from there, to the same bits; one whose training is done returns its model. SIGTERM ends the
+                training, after it was written, with the status 143.
+            checkpoint_every: how many seconds lie between two writings; the end is always written.
+            resume: whether to go on with a training that is in the folder; else there must be none.
             progress: whether to show the progress on standard error.
 
         Returns:
             The model.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type or value; the message names it.
+            TypeError, ValueError: an argument is of the wrong type or value, or the folder has another training; the
+                message names it.
+            OSError: the folder can't be written. Once the training runs, that is a warning.
             FloatingPointError: the loss became NaN before the first check. After it, NaN or any other error, in the
                 callback too, ends the training with a `RuntimeWarning`, and the best model is returned.
         """
@@ -183,32 +195,59 @@ class CharLM:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         patience = whole_patience(patience, held_out is not None)
-        began = time.perf_counter()
-        reports = _fit(data, config, epochs, learning_rate, weight_decay, seed)
+        optimizer, seed = _AdamW(real_number("weight_decay", weight_decay)), whole_seed("seed", seed)
+        state = fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer)
+        started = time.perf_counter()
 
-        def made(report: Report) -> "CharLM":
-            done = f"{len(text):,} characters for {report.epoch + report.part:.3g} epochs"
-            return cls(evaluation_params(report.state.opt_state, report.state.params), config, vocabulary, done)
+        def made(params: ModelParams, done: float) -> "CharLM":
+            return cls(params, config, vocabulary, f"{len(text):,} characters for {done:.3g} epochs")
+
+        def made_of(report: Report) -> "CharLM":
+            return made(evaluation_params(report.state.opt_state, report.state.params), report.epoch + report.part)
 
         def check(report: Report) -> tuple[_Kept, Evaluation | None]:
-            model = made(report)
+            model = made_of(report)
             loss = None if held_out is None else evaluate_text(model.params, held_out, config)
             return (model, loss), None if loss is None else Evaluation(loss.nats)
 
-        characters_an_epoch = data.windows * data.streams * data.length
-        report, best, error = learn(
-            reports,
-            check,
-            epochs=epochs,
-            check_every=check_every,
-            check_interrupted=True,
-            patience=patience,
-            progress=Progress(epochs, characters_an_epoch, "characters") if progress else None,
-            callback=None if callback is None else lambda stands: _tell(callback, stands, time.perf_counter() - began),
+        recovery: Recovery[_Kept] | None = None
+        if checkpoint is not None:
+            said = {"config": config, "vocabulary": vocabulary, "epochs": epochs, "learning_rate": learning_rate}
+            said |= {"seed": seed, "check_every": check_every, "patience": patience}
+            held = {"text, streams and window": data, "validation": held_out}
+            recovery = Recovery(
+                checkpoint,
+                checkpoint_every,
+                resume,
+                terms_of(said, held, optimizer, _cosine_to_last_rate, state.params),
+                state._replace(memory=zero_state(state.params, 1, cell=config.cell)),
+                state.params,
+                pack=lambda kept: kept[0].params,
+                unpack=lambda done, params: (made(params, done), None),
+            )
+        began = recovery.stands if recovery else None
+        reports = _fit(
+            began.report if began else Report(state, 0, 0.0, 0.0), data, config, optimizer, epochs, learning_rate
         )
+        characters_an_epoch = data.windows * data.streams * data.length
+        with recovery.running() if recovery else contextlib.nullcontext():
+            report, best, error = learn(
+                reports,
+                check,
+                epochs=epochs,
+                check_every=check_every,
+                check_interrupted=True,
+                patience=patience,
+                progress=Progress(epochs, characters_an_epoch, "characters") if progress else None,
+                keep=None if recovery is None else recovery.keep,
+                callback=None
+                if callback is None
+                else lambda stands: _tell(callback, stands, time.perf_counter() - started),
+                stands=began,
+            )
         if error is not None:
             if best is None and report is not None and isinstance(error, KeyboardInterrupt):
-                return made(report)
+                return made_of(report)
             if best is None or not isinstance(error, (Exception, KeyboardInterrupt)):
                 raise error
             if isinstance(error, Exception):
@@ -464,10 +503,10 @@ def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
 
 
 def _fit(
-    data: Streams, config: LSTMConfig, epochs: int, learning_rate: Any, weight_decay: Any, seed: Any
+    report: Report, data: Streams, config: LSTMConfig, optimizer: "_AdamW", epochs: int, learning_rate: Any
 ) -> Iterator[Report]:
+    """Train on from a report, whose place is None at the beginning."""
     steps = epochs * data.windows
-    optimizer = _AdamW(real_number("weight_decay", weight_decay))
     schedule = Schedule(
         learning_rate=real_number("learning_rate", learning_rate),
         decay_rate=0.0,
@@ -477,9 +516,8 @@ def _fit(
         steps=float(steps),
         warmup=min(WARMUP_STEPS, steps // 2),
     )
-    seed = whole_seed("seed", seed)
     return fit(
-        fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer),
+        report.state,
         schedule,
         data,
         epochs=epochs,
@@ -487,6 +525,7 @@ def _fit(
         config=config,
         optimizer=optimizer,
         shape=_cosine_to_last_rate,
+        place=report.place,
     )
 
 
