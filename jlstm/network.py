@@ -544,9 +544,7 @@ class LSTMNetwork:
         Raises:
             ValueError: torch has no such cell, or the weights alone do not say what the network computes.
         """
-        if self._trained.scalings is not None:
-            raise ValueError("standardize: expected False, since weights alone do not tell of scaled inputs, got True")
-        return interop.torch_modules(interop.of_network(self.params, self.config))
+        return interop.torch_modules(interop.of_network(self))
 
     @class_only
     def load(

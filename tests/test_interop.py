@@ -55,7 +55,7 @@ def test_layers_that_are_not_alike_are_a_model_and_no_network():
 def test_a_residual_network_is_more_than_its_weights():
     network = LSTMNetwork(4, 4, 2, layers=2, residual=True, progress=False)
     with pytest.raises(ValueError, match="residual: expected False, since weights alone do not tell of it, got True"):
-        interop.of_network(network.params, network.config)
+        interop.of_network(network)
 
 
 # --- networks of the class ---
@@ -93,9 +93,21 @@ def test_a_network_with_a_distribution_goes_to_torch_and_comes_back():
 
 def test_a_network_that_scales_is_more_than_its_weights():
     network = LSTMNetwork(INPUTS, HIDDEN, 1, loss="mse", standardize=True, progress=False)
-    network.train(sequences(), sequences()[..., :1], epochs=1)
-    with pytest.raises(ValueError, match="standardize: expected False, since weights alone do not tell of scaled inp"):
-        network.to_torch()
+    for given in (network.to_torch, lambda: interop.of_network(network)):
+        with pytest.raises(ValueError, match="standardize: expected False, since weights alone do not tell of it, got"):
+            given()
+
+
+@pytest.mark.parametrize(
+    "name", ["to_torch", "to_keras", "to_flax", "to_nnx", "to_equinox", "to_onnx", "to_documented"]
+)
+def test_a_network_is_no_model_but_becomes_one(name):
+    network = LSTMNetwork(INPUTS, HIDDEN, 2, progress=False)
+    message = "model: expected a Model, got LSTMNetwork; write interop.of_network(network)"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        getattr(interop, name)(network)
+    with pytest.raises(TypeError, match="network: expected an LSTMNetwork or a CharLM, got 3"):
+        interop.of_network(3)
 
 
 def test_what_keras_says_is_taken_over_and_what_is_asked_for_has_its_way():

@@ -219,7 +219,7 @@ def test_names_what_a_file_has(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda: a_model(GRU, readout=True), "model.cell: expected 'lstm', as the program has it, got 'gru'"),
+        (lambda: a_model(GRU, readout=True), "cell: expected one that the program has, 'lstm', got 'gru'"),
         (
             lambda: a_model(LSTM, layers=2, readout=True),
             "model.layers: expected one in one direction, as the program has it, got 2 layers",

@@ -19,7 +19,7 @@ import numpy as np
 
 from jlstm.cells import LSTM, LSTMParams
 from jlstm.checks import describe, floating, is_floating, is_integer, numbers, same_names
-from jlstm.interop.model import Model, array, dtype_of, model_of, named
+from jlstm.interop.model import Model, array, check_cell, dtype_of, model_of, named
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional
 
@@ -93,8 +93,7 @@ def to_documented(model: Model) -> dict[str, list]:
         >>> list(to_documented(Model(LSTM, (layer,), Readout(np.ones((5, 2)), np.ones(2)))))
         ['Wf', 'Wi', 'Wc', 'Wo', 'Wy', 'bf', 'bi', 'bc', 'bo', 'by']
     """
-    if model.cell is not LSTM:
-        raise ValueError(f"model.cell: expected 'lstm', as the program has it, got {model.cell.name!r}")
+    check_cell("the program", model, {LSTM: "LSTM"})
     if len(model.layers) != 1 or isinstance(model.layers[0], Bidirectional):
         came = f"{len(model.layers)} layers" if len(model.layers) != 1 else "one in both directions"
         raise ValueError(f"model.layers: expected one in one direction, as the program has it, got {came}")

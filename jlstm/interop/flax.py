@@ -126,6 +126,7 @@ def to_nnx(model: Model, *, optimized: bool = False) -> tuple[list[dict], dict |
         >>> tree["cell"]["dense_i"]["kernel"].shape
         (3, 20)
     """
+    check_cell("Flax", model, NNX)
     if optimized and model.cell is not LSTM:
         raise ValueError(f"optimized: expected False, of all cells but 'lstm', got True for {model.cell.name!r}")
     for k, layer in enumerate(model.layers):

@@ -85,21 +85,28 @@ def model_of(
     return Model(cell, tuple(layers), readout, target, activation)
 
 
-def of_network(params: ModelParams, config: LSTMConfig) -> Model:
-    """Return a network's weights as a `Model`, which gives its scores: what `jlstm.forward` does.
+def of_network(network: Any) -> Model:
+    """Return the weights of a network as a `Model`, which gives its scores: what `jlstm.forward` does.
+
+    Args:
+        network: an `LSTMNetwork` or a `CharLM`.
 
     Raises:
+        TypeError: it is none.
         ValueError: the weights alone do not say what the network computes.
 
     Example:
-        >>> from jlstm import LSTMConfig, init_params
-        >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> of_network(init_params(jax.random.key(0), config), config).cell
+        >>> from jlstm import LSTMNetwork
+        >>> of_network(LSTMNetwork(1, 8, 3, progress=False)).cell
         Cell('lstm')
     """
-    if config.residual:
-        raise ValueError("residual: expected False, since weights alone do not tell of it, got True")
-    params = jax.tree.map(np.asarray, params)
+    config = getattr(network, "config", None)
+    if not isinstance(config, LSTMConfig):
+        raise TypeError(f"network: expected an LSTMNetwork or a CharLM, got {describe(network)}")
+    for name, kept in (("standardize", getattr(network, "standardize", False)), ("residual", config.residual)):
+        if kept:
+            raise ValueError(f"{name}: expected False, since weights alone do not tell of it, got True")
+    params = jax.tree.map(np.asarray, network.params)
     return Model(config.cell, params.layers, params.readout, config.target)
 
 
@@ -113,7 +120,8 @@ def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
     Example:
         >>> from jlstm import LSTMConfig, init_params
         >>> config = LSTMConfig(input_size=1, hidden_size=8, output_size=3)
-        >>> params, sizes = network_of(of_network(init_params(jax.random.key(0), config), config))
+        >>> params = init_params(jax.random.key(0), config)
+        >>> params, sizes = network_of(Model(config.cell, *params))
         >>> LSTMConfig(**sizes) == config
         True
     """
@@ -149,13 +157,16 @@ def kind_of(module: Any) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-def check_cell(library: str, model: Model, known: Mapping[Cell, Any]) -> None:
-    """Raise an error unless a library has the cell of a model.
+def check_cell(library: str, model: Any, known: Mapping[Cell, Any]) -> None:
+    """Raise an error unless this is a model, of a cell that a library has.
 
     Example:
         >>> from jlstm import LSTM
         >>> check_cell("Flax", Model(LSTM, ()), {LSTM: "LSTMCell"})
     """
+    if not isinstance(model, Model):
+        advice = "; write interop.of_network(network)" if hasattr(model, "config") else ""
+        raise TypeError(f"model: expected a Model, got {type(model).__name__}{advice}")
     if model.cell not in known:
         names = ", ".join(repr(cell.name) for cell in known)
         raise ValueError(f"cell: expected one that {library} has, {names}, got {model.cell.name!r}")

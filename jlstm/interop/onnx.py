@@ -12,7 +12,7 @@ import numpy as np
 
 from jlstm.cells import COUPLED, GRU, GRU_BEFORE, LSTM, PEEPHOLE, RNN, Cell
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, dtype_of, gates, named, summed
+from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, named, summed
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -112,6 +112,7 @@ def to_onnx(model: Model) -> tuple[list[Node], Node | None]:
         >>> node.arrays["R"].shape, readout
         ((1, 20, 5), None)
     """
+    check_cell("ONNX", model, KINDS)
     nodes = [_node(f"model.layers[{k}]", model.cell, layer) for k, layer in enumerate(model.layers)]
     if model.readout is None:
         return nodes, None
