@@ -1,5 +1,6 @@
 """What training takes its mini-batches from: `Batch`, `Windows` and `Streams`, each through the protocol `Data`."""
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jlstm.checks import class_ids, numbers, whole_number
+from jlstm.checks import class_ids, is_integer, numbers, whole_number
 from jlstm.config import LSTMConfig
 from jlstm.objectives import known
+from jlstm.orders import Computed, shuffled
 
 __all__ = [
     "Batch",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 LEAST_STEPS, LEAST_CHARACTERS = 16, 2**16  # shorter sequences, and texts, share a compiled shape
+MOST_SHUFFLED = 2**24  # windows of a text on disk whose order is drawn as an array, which takes 8 bytes each
 
 
 class Data(Protocol):
@@ -57,7 +60,16 @@ class Data(Protocol):
     def streams(self) -> int:
         """How many rows each mini-batch has, where they go on in the next with the state carried; 0 where none does."""
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
+    @property
+    def read(self) -> "Callable[[np.ndarray, LSTMConfig], Data] | None":
+        """How sequences are read, and checked, that are not in memory; None where all are.
+
+        Called with rows as `order` gives them, `[n]` integers, and the network that will read them, it returns data in
+        memory whose n sequences are those, a negative row being one of nothing. Each compiled call is given such data,
+        in the place of all `with_room`.
+        """
+
+    def order(self, rng: np.random.Generator) -> "np.ndarray | Computed":
         """Draw in which order an epoch gathers its sequences.
 
         Args:
@@ -65,7 +77,8 @@ class Data(Protocol):
 
         Returns:
             The row of each for `gather`, `[sequences]` integers from 0 up, of which the first of B mini-batches gets
-            those at 0, B, 2B and so on. Where there are no `streams`, they are all numbers below `sequences`.
+            those at 0, B, 2B and so on. Where there are no `streams`, they are all numbers below `sequences`. Of data
+            that are not in memory it may be computed.
         """
 
     def gather(self, rows: Any, steps: int, config: LSTMConfig) -> "Batch":
@@ -133,6 +146,10 @@ class Batch(NamedTuple):
     def streams(self) -> int:
         """None of them goes on from another."""
         return 0
+
+    @property
+    def read(self) -> None:
+        """All are in memory."""
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """Draw an order of all sequences, `[sequences]`."""
@@ -214,6 +231,10 @@ class Windows:
     Window k is `ids[k * stride : k * stride + length]`, and its targets are the ids one further on; with one target a
     sequence, that is the id after the window. What a network reads for an id says `inputs_of`.
 
+    A text in a `numpy.memmap` stays on disk: each compiled call of a training is given the windows that it takes, with
+    the same result as from memory, and an id out of range ends the training when it is read. Of more than 2^24 such
+    windows the order is computed (see `jlstm.orders.shuffled`), and another one than in memory.
+
     Args:
         ids: the text as class ids, `[characters]` integers.
         length: the number of steps of a window.
@@ -239,6 +260,7 @@ class Windows:
         for name in ("length", "stride"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least=1))
         object.__setattr__(self, "ids", _long_text(self.ids, self.length, "length"))
+        _read_at_random(self.ids)
 
     def __len__(self) -> int:
         return -(-(self.ids.shape[0] - self.length) // self.stride)
@@ -253,12 +275,23 @@ class Windows:
         """The length of a window."""
         return self.length
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
+    @property
+    def read(self) -> Callable[[np.ndarray, LSTMConfig], "Windows"] | None:
+        """How windows of a text on disk are read; None where it is in memory."""
+        if not isinstance(self.ids, np.memmap):
+            return None
+        return lambda rows, config: _read_windows(self.ids, rows * self.stride, self.length, config)
+
+    def order(self, rng: np.random.Generator) -> np.ndarray | Computed:
         """Draw an order of all windows, `[sequences]`."""
+        if self.read is not None and self.sequences > MOST_SHUFFLED:
+            return shuffled(rng, self.sequences)
         return rng.permutation(self.sequences)
 
     def gather(self, rows: Any, steps: int, config: LSTMConfig) -> Batch:
         """Return the first `steps` steps of the windows `rows`."""
+        if self.read is not None:
+            return self.read(rows, config).gather(np.arange(len(rows)), steps, config)
         places = (rows * self.stride)[:, None] + jnp.arange(steps + 1)[None]
         return _with_next(self.ids[places], config)
 
@@ -290,6 +323,9 @@ class Streams:
     reads the next window of every stream with the state that the window before it left, and its gradient ends at the
     window's start (Williams and Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
     Trajectories", 1990).
+
+    A text in a `numpy.memmap` stays on disk: each compiled call of a training is given the windows that it takes, with
+    the same result as from memory, and an id out of range ends the training when it is read.
 
     Args:
         ids: the text as class ids, `[characters]` integers.
@@ -337,13 +373,27 @@ class Streams:
         """The length of a window."""
         return self.length
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
+    @property
+    def read(self) -> Callable[[np.ndarray, LSTMConfig], Windows] | None:
+        """How windows of a text on disk are read; None where it is in memory."""
+        if not isinstance(self.ids, np.memmap):
+            return None
+        return lambda rows, config: _read_windows(self.ids, rows, self.length, config)
+
+    def order(self, rng: np.random.Generator) -> np.ndarray | Computed:
         """Draw where the text is cut, and return where each window starts, stream by stream, `[sequences]`."""
-        streams = rng.integers(self.characters) + np.arange(self.streams) * ((self.characters - 1) // self.streams)
-        return ((streams[:, None] + np.arange(self.windows) * self.length) % self.characters).ravel()
+        cut, apart = rng.integers(self.characters), (self.characters - 1) // self.streams
+
+        def rows_at(places: np.ndarray) -> np.ndarray:
+            stream, window = np.divmod(places, self.windows)
+            return (cut + stream * apart + window * self.length) % self.characters
+
+        return rows_at(np.arange(self.sequences)) if self.read is None else Computed(rows_at)
 
     def gather(self, rows: Any, steps: int, config: LSTMConfig) -> Batch:
         """Return `steps` steps from each of the places `rows` on, the text read as a ring."""
+        if self.read is not None:
+            return self.read(rows, config).gather(np.arange(len(rows)), steps, config)
         places = rows[:, None] + jnp.arange(steps + 1)[None]
         return _with_next(self.ids[places % self.characters], config)
 
@@ -459,7 +509,9 @@ def filled_up(array: Any, *shape: int) -> Any:
 
 
 def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
-    array = np.asarray(numbers("ids", ids))
+    given = numbers("ids", ids)
+    on_disk = isinstance(given, np.memmap)
+    array = given if on_disk else np.asarray(given)
     if array.ndim != 1:
         raise ValueError(
             f"ids: expected one long text as class ids, [characters], got shape {array.shape}; sequences of numbers "
@@ -467,7 +519,31 @@ def _long_text(ids: Any, length: int, least: str) -> np.ndarray:
         )
     if len(array) <= length:
         raise ValueError(f"ids: expected more than {least} = {length} characters, got {len(array)}")
-    return class_ids("ids", array, 2**31 - 1)
+    if on_disk and not is_integer(array):
+        raise TypeError(f"ids: expected integers in a numpy.memmap, got {array.dtype}")
+    return array if on_disk else class_ids("ids", array, 2**31 - 1)
+
+
+def _read_at_random(ids: np.ndarray) -> None:
+    """Tell the system not to read ahead of what is asked for: with 8 MB each, a window took 4 ms, and now 0.03."""
+    file: Any = ids if isinstance(ids, np.memmap) else None
+    while isinstance(file, np.ndarray):
+        file = file.base
+    if hasattr(file, "madvise"):  # which Windows lacks
+        file.madvise(mmap.MADV_RANDOM)
+
+
+def _read_windows(ids: np.memmap, starts: np.ndarray, length: int, config: LSTMConfig) -> Windows:
+    """Read windows of a text on disk, a ring, into one in memory, each with the id behind it; zeros for a negative."""
+    places = (starts[starts >= 0, None] + np.arange(length + 1)) % len(ids)
+    found = ids[places]
+    if found.size and not (found.min() >= 0 and found.max() < config.output_size):
+        wrong = np.argmax((found < 0) | (found >= config.output_size))
+        expected = f"class ids from 0 to {config.output_size - 1}"
+        raise ValueError(f"ids: expected {expected}, got {found.flat[wrong]} at index {places.flat[wrong]}")
+    text = np.zeros((len(starts), length + 1), np.int32)
+    text[starts >= 0] = found
+    return Windows.tree_unflatten((length, length + 1), (text.ravel(),))  # they are checked
 
 
 def _characters_with_room(ids: Any, roomy: bool) -> int:

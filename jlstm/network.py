@@ -251,9 +251,9 @@ class LSTMNetwork:
 
         Args:
             X: the sequences: `[N, T, I]`, `[N, T]` for one feature or for tokens, a list of N sequences that may differ
-                in length, or, in place of X and Y, `SeriesWindows` of tables, or `Windows` or `Streams` of a long text.
-                `[N, 1]` of one feature is refused, as it may be one sequence, `X[None]`, or many of one step,
-                `X[:, None]`.
+                in length, or, in place of X and Y, `SeriesWindows` of tables, or `Windows` or `Streams` of a long text,
+                which may be on disk. `[N, 1]` of one feature is refused, as it may be one sequence, `X[None]`, or many
+                of one step, `X[:, None]`.
             Y: the targets: for "cross_entropy" `[N, T, C, 1]`, `[N, T, C]` or class ids `[N, T]`; else values, or for
                 "binary_cross_entropy" booleans or probabilities of yes, `[N, T, C, 1]`, `[N, T, C]`, or `[N, T]` for
                 one output; without T where the target is "last" or "mean". NaN, and the class id -100, are unknown and

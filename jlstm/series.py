@@ -60,6 +60,7 @@ class SeriesWindows:
     weights: Any = None  # [rows]
     starts: Any = field(init=False)  # [windows], the first row of each
     lengths: ClassVar[None] = None  # all windows are of one
+    read: ClassVar[None] = None  # all tables are in memory
 
     def __post_init__(self) -> None:
         for name, least in (("length", 1), ("ahead", 0), ("stride", 1)):

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ from jlstm.optimizers import (
     extra_arguments,
     transformation,
 )
+from jlstm.orders import Computed
 
 __all__ = ["Evaluation", "Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
@@ -38,6 +39,7 @@ STEP_SECONDS, FLOPS, MASKED = 2e-5, 5e10, 1.02
 COMPILE_SECONDS = 1.5  # what one more shape takes
 START_SECONDS = 1e-3  # what a call takes beside its steps
 ADDED_SECONDS = 0.2  # what rounding up may cost a network in all: to compile takes a second or two
+READ_STEPS = 2**20  # how many time steps a call is given at the most of data that are not in memory: 4 MB of ids
 CALL_SECONDS = 1.0  # what one compiled call should take: half as long and wide networks lose 12 % to calls of one step
 
 
@@ -253,7 +255,7 @@ def fit(
     """
     parts = _parts(data, batch_size, state.params, float(schedule.first_epoch) + epochs, config)
     mesh, batches = parts[0].mesh, sum(part.batches for part in parts)
-    held = [replicate(part.data.with_room(config, roomy=part.roomy, masked=part.masked), mesh) for part in parts]
+    held = [replicate(_whole(part, config), mesh) for part in parts]
     memory, first = state.memory, place or Place(0, state.step, 0, _zero())
     state, schedule = replicate((state._replace(memory=None), schedule), mesh)
     sizes = [1] * len(parts)
@@ -269,16 +271,13 @@ def fit(
         for k, start, end in _runs(rngs[-1], parts):
             start, passed = min(start + max(0, int(here.done) - passed), end), passed + end - start
             while start < end:
-                stop = min(start + sizes[k], end)
+                stop = min(start + sizes[k], start + parts[k].most, end)
                 began = time.perf_counter()
                 stepped, total, finite = _train_steps(
                     state,
                     total,
                     schedule,
-                    held[k],
-                    orders[k],
-                    start,
-                    stop,
+                    *_given(parts[k], held[k], orders[k], start, stop, config),
                     config=config,
                     optimizer=optimizer,
                     shape=shape,
@@ -331,16 +330,14 @@ def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMCo
     mesh = parts[0].mesh
     params, sums = replicate((params, (_zero(),) * 4), mesh)
     for part in parts:
-        order = filled_up(_batches(np.arange(part.data.sequences), part.batches, part.width), part.most)
-        held = part.data.with_room(config, roomy=part.roomy, masked=part.masked)
-        held, order = replicate((held, order), mesh)
+        order = _as_batches(np.arange(part.data.sequences) if part.data.read is None else Computed(np.asarray), part)
+        held, order = replicate((_whole(part, config), order), mesh)
         size, start = 1, 0
         while start < part.batches:
-            stop = min(start + size, part.batches)
+            stop = min(start + size, start + part.most, part.batches)
             began = time.perf_counter()
-            sums = _add_evaluations(
-                sums, params, held, order, start, stop, config=config, masked=part.masked, mesh=mesh
-            )
+            given = _given(part, held, order, start, stop, config)
+            sums = _add_evaluations(sums, params, *given, config=config, masked=part.masked, mesh=mesh)
             jax.block_until_ready(sums)
             size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
             start = stop
@@ -352,14 +349,16 @@ def _zero() -> np.ndarray:
     return np.zeros((), jax.dtypes.canonicalize_dtype(float))
 
 
-def _divided(data: Data, batch_size: int, params: ModelParams, epochs: float) -> list[tuple[np.ndarray, int]]:
+def _divided(
+    data: Data, batch_size: int, params: ModelParams, epochs: float
+) -> list[tuple[Sequence[int] | np.ndarray, int]]:
     """Return the sequences in parts of similar lengths, `(rows, steps)`, each to be compiled for its own longest.
 
     The cuts are those that cost least in all: the steps of padding in all epochs, a call for each mini-batch, and the
     compilation of each shape are weighed against each other (by dynamic programming).
     """
     if data.lengths is None or data.streams:
-        return [(np.arange(data.sequences), data.steps)]
+        return [(range(data.sequences), data.steps)]
     lengths, weights = np.clip(data.lengths, 1, data.steps), sum(leaf.size for leaf in jax.tree.leaves(params))
     # All numbers of epochs between two powers of two have the same parts, and share what was compiled for them.
     epochs = rounded_up(max(1, int(epochs)), 1)
@@ -392,7 +391,7 @@ class _Part(NamedTuple):
     Attributes:
         data: the sequences.
         batches: how many mini-batches they are.
-        most: the most that it has with other data that are compiled alike.
+        most: the most that it has with other data that are compiled alike, or that a call is given where they are read.
         width: how many rows each of them is computed with.
         mesh: the devices that share each, the same for all parts.
         masked: whether the batches have lengths, to tell rows and steps of nothing from the real ones.
@@ -446,6 +445,8 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
         most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
     mesh = mesh_for(width, weights_of(params))
     width = to_whole_devices(width, mesh)
+    if data.read is not None:
+        most = min(most, max(1, READ_STEPS // (width * data.steps)))
     masked = (roomy and not data.streams) or batches * width > data.sequences
     return _Part(data, batches, most, width, mesh, masked, roomy)
 
@@ -465,6 +466,9 @@ def _rng(key: Array, step: Array, k: int = 0) -> np.random.Generator:
 
 def _runs(rng: np.random.Generator, parts: list[_Part]) -> Iterator[tuple[int, int, int]]:
     """Return the mini-batches of all parts in any order, as `(part, from, to)`: those in one run are of one part."""
+    if len(parts) == 1:  # of which there may be more mini-batches than a list has room for
+        yield 0, 0, parts[0].batches
+        return
     turns = np.repeat(np.arange(len(parts)), [part.batches for part in parts])
     starts = [0] * len(parts)
     for k, run in itertools.groupby(rng.permutation(turns).tolist()):
@@ -472,9 +476,37 @@ def _runs(rng: np.random.Generator, parts: list[_Part]) -> Iterator[tuple[int, i
         yield k, first, starts[k]
 
 
-def _draw_order(rng: np.random.Generator, part: _Part) -> np.ndarray:
-    """Return what the mini-batches of a part `take` in an epoch, `[most, width]`, filled up with -1; no more follow."""
-    return filled_up(_batches(part.data.order(rng), part.batches, part.width), part.most)
+def _draw_order(rng: np.random.Generator, part: _Part) -> np.ndarray | Computed:
+    """Return what the mini-batches of a part `take` in an epoch, as `_as_batches` does."""
+    return _as_batches(part.data.order(rng), part)
+
+
+def _as_batches(order: Any, part: _Part) -> Any:
+    """Return an order of rows as mini-batches, `[most, width]`, or where data are read as it is; no more follow."""
+    if part.data.read is not None:
+        return Computed(order.__getitem__)  # an array would go to a device
+    return filled_up(_batches(order, part.batches, part.width), part.most)
+
+
+def _whole(part: _Part, config: LSTMConfig) -> Data | None:
+    """Return all data of a part with their room, or None where they are read call by call."""
+    return None if part.data.read is not None else part.data.with_room(config, roomy=part.roomy, masked=part.masked)
+
+
+def _given(part: _Part, held: Data | None, order: Any, start: int, stop: int, config: LSTMConfig) -> tuple:
+    """Return where a compiled call finds the mini-batches `start` to `stop`: data, an order, and these two in it.
+
+    Data in memory are held for all calls. Others are read for each, so many as it takes, into arrays of one size.
+    """
+    read = part.data.read
+    if read is None:
+        return held, order, start, stop
+    places = np.arange(start, stop)[:, None] + np.arange(part.width) * part.batches  # as `_batches` has them
+    real = places < part.data.sequences
+    rows = np.full((part.most, part.width), -1)
+    rows[: stop - start][real] = order[places[real]]
+    taken = np.where(rows < 0, -1, np.arange(rows.size).reshape(rows.shape)).astype(np.int32)
+    return *replicate((read(rows.ravel(), config), taken), part.mesh), 0, stop - start
 
 
 @compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))

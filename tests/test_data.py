@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stored import mostly_zeros, on_disk
 
+from jlstm import data as data_module
 from jlstm.config import LSTMConfig
 from jlstm.data import (
     Batch,
@@ -282,6 +284,10 @@ KINDS = {
     "windows": (Windows(TEXT, 7, 2), np.stack([TEXT[start : start + 8] for start in range(0, 16, 2)])),
     "streams": (Streams(TEXT, 2, 5), np.stack([TEXT[(start + OFFSETS[:6]) % 23] for start in range(23)])),
 }
+KINDS |= {
+    "windows on disk": (Windows(on_disk(TEXT), 7, 2), KINDS["windows"][1]),
+    "streams on disk": (Streams(on_disk(TEXT, np.int64), 2, 5), KINDS["streams"][1]),
+}
 every_kind = parametrize(("data", "texts"), KINDS)
 
 
@@ -319,7 +325,8 @@ def test_gathered_on_the_host_as_within_a_compiled_call(data, texts):
 
 @every_kind
 def test_an_order_has_every_sequence_once_and_another_place_in_each_epoch(data, texts):
-    first, again, other = (data.order(np.random.default_rng(seed)) for seed in (0, 0, 1))
+    places = np.arange(data.sequences)
+    first, again, other = (data.order(np.random.default_rng(seed))[places] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     for order in (first, other):
@@ -391,3 +398,73 @@ def test_whatever_is_no_target_for_each_step_is_one_a_sequence(data, texts):
     np.testing.assert_array_equal(got.ys, expected.ys)
     roomy = data.with_room(mean, roomy=True, masked=True)
     jax.tree.map(np.testing.assert_array_equal, roomy, data.with_room(last, roomy=True, masked=True))
+
+
+# Texts on disk
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, ">i2", np.int32, np.int64, np.uint64])
+def test_what_is_read_from_disk_is_the_same_in_memory(dtype):
+    rows = np.array([3, 0, -1, 3])
+    for text in (Windows(TEXT, 4, 2), Streams(TEXT, 2, 4)):
+        found = dataclasses.replace(text, ids=on_disk(TEXT, dtype)).read(rows, OF_TOKENS)
+        assert (type(found), found.sequences, found.steps, found.read) == (Windows, 4, 4, None)
+        assert (type(found.ids), found.ids.dtype) == (np.ndarray, np.int32)
+        for k, row in enumerate(rows):
+            taken, expected = take(found, np.array([k]), OF_TOKENS), take(text, np.array([row]), OF_TOKENS)
+            jax.tree.map(np.testing.assert_array_equal, taken, jax.tree.map(lambda a, r=row: a * (r >= 0), expected))
+        nothing = dataclasses.replace(text, ids=on_disk(TEXT, dtype)).read(np.array([-1]), OF_TOKENS)
+        np.testing.assert_array_equal(nothing.ids, np.zeros(5))
+
+
+def test_only_what_is_on_disk_is_read():
+    memory = (BATCH, Windows(TEXT, 4), Streams(TEXT, 2, 4), Windows(np.asarray(on_disk(TEXT)), 4))
+    assert [data.read for data in memory] == [None] * 4
+
+
+def test_a_text_on_disk_is_not_touched_before_it_is_read():
+    ids = mostly_zeros(10**10, {10**10 - 6: range(1, 7), 0: [0, 7]})
+    windows, streams = Windows(ids, 4), Streams(ids, 3, 4)
+    assert windows.ids is streams.ids is ids
+    assert (windows.sequences, streams.sequences) == (10**10 - 4, 3 * ((10**10 - 1) // 12))
+    config = LSTMConfig(8, 4, 8, inputs="tokens")
+    np.testing.assert_array_equal(windows.gather(np.array([10**10 - 6]), 4, config).xs, [[1, 2, 3, 4]])
+    np.testing.assert_array_equal(windows.read(np.array([10**10 - 5]), config).ids, [2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(streams.read(np.array([10**10 - 3]), config).ids, [4, 5, 6, 0, 7])  # it is a ring
+
+
+def test_an_order_of_a_text_on_disk_is_that_of_the_same_in_memory(monkeypatch):
+    def order(data):
+        return data.order(np.random.default_rng(3))[np.arange(data.sequences)]
+
+    for kind in (lambda ids: Windows(ids, 4), lambda ids: Streams(ids, 2, 3)):
+        np.testing.assert_array_equal(order(kind(on_disk(TEXT))), order(kind(TEXT)))
+    monkeypatch.setattr(data_module, "MOST_SHUFFLED", 18)
+    kept, longer = Windows(on_disk(TEXT), 5), Windows(on_disk(TEXT), 4)
+    np.testing.assert_array_equal(order(kept), order(Windows(TEXT, 5)))
+    assert (order(longer) != order(Windows(TEXT, 4))).any()
+    np.testing.assert_array_equal(np.sort(order(longer)), np.arange(19))
+
+
+@parametrize(
+    ("arguments", "error", "name", "expected", "got"),
+    {
+        "as long as the text": ((on_disk(TEXT), 23), ValueError, "ids", "more than length = 23", "23"),
+        "two axes": ((on_disk(TEXT)[:22].reshape(2, 11), 1), ValueError, "ids", "one long text", "shape (2, 11)"),
+        "floats": ((on_disk(TEXT, np.float32), 4), TypeError, "ids", "integers in a numpy.memmap", "float32"),
+        "booleans": ((on_disk(TEXT > 2, bool), 4), TypeError, "ids", "integers in a numpy.memmap", "bool"),
+    },
+)
+def test_texts_on_disk_that_can_not_be(arguments, error, name, expected, got):
+    with refuses(error, name, expected, got):
+        Windows(*arguments)
+
+
+@pytest.mark.parametrize(("wrong", "dtype"), [(-1, np.int8), (5, np.uint8), (2**40, np.int64), (2**63, np.uint64)])
+def test_ids_out_of_range_are_found_when_they_are_read(wrong, dtype):
+    ids = TEXT.astype(dtype)
+    ids[17] = wrong
+    for data in (Windows(on_disk(ids, dtype), 4), Streams(on_disk(ids, dtype), 2, 4)):
+        data.read(np.arange(13), NUMBER)
+        with refuses(ValueError, "ids", "class ids from 0 to 4", f"{wrong} at index 17"):
+            data.read(np.arange(14), NUMBER)

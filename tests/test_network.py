@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stored import on_disk
 
 from jlstm import (
     Batch,
@@ -232,6 +233,15 @@ def test_windows_train_as_built_windows_do():
     for a, b in zip(bits(by_windows), bits(by_arrays), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     np.testing.assert_allclose(by_windows.history, by_arrays.history, rtol=1e-6)
+
+
+def test_texts_train_and_validate_from_disk_as_from_memory():
+    ends = []
+    for text in (TEXT, on_disk(TEXT)):
+        net = trained(new(), Windows(text, T), validation=Windows(text, T, 3))
+        net.train(Streams(text, 3, T), epochs=1)
+        ends.append(([*bits(net)], net.history, net.evaluate(Windows(text, T))))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 def test_validation_is_the_loss_after_each_epoch():
@@ -768,6 +778,12 @@ BAD_TRAINING = {
         {"validation": STREAMS},
         TypeError,
         r"validation: expected \(X, Y\), \(X, Y, weights\), SeriesWindows or",
+    ),
+    "windows of other ids on disk": (
+        (Windows(on_disk([0, 1, 9]), 1),),
+        {},
+        ValueError,
+        "ids: expected class ids from 0 to 2, got 9 at index 2",
     ),
     "windows of other ids": ((Windows([0, 1, 9], 1),), {}, ValueError, "X: expected ids below output_size = 3, got 9"),
 }

@@ -2,7 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -11,13 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stored import mostly_zeros, on_disk
 
+from jlstm import data as data_module
 from jlstm import reference, training
 from jlstm.cells.lstm import LSTMParams
 from jlstm.config import LSTMConfig
 from jlstm.data import Batch, Streams, Windows, rounded_up, take
 from jlstm.losses import loss_fn, summed_loss
 from jlstm.model import ModelParams, Readout, forward, init_params, zero_state
+from jlstm.network import LSTMNetwork
 from jlstm.optimizers import IDLE, Schedule, constant, cosine
 from jlstm.training import batches_of, evaluate, fit, trainer
 
@@ -521,6 +531,135 @@ def test_streams_after_other_data_and_back():
     assert list(fitting(state, schedule_of(0.1, 1), batch, epochs=1, config=DROPPING))[-1].state.memory is None
 
 
+# Texts on disk, of which each compiled call is given what it takes
+
+OF_DISK = np.random.default_rng(6).integers(C, size=700)
+LAST = LSTMConfig(1, H, C, target="last")
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "room", "read_steps"),
+    [
+        (Windows(OF_DISK, length=T, stride=3), DROPPING, math.inf, 200),
+        (Windows(OF_DISK, length=T, stride=9), LAST, -1, 1),
+        (Streams(OF_DISK, streams=3, length=T), DROPPING, math.inf, 200),
+    ],
+    ids=["windows", "windows, last, a mini-batch a call", "streams"],
+)
+def test_a_text_trains_from_disk_as_from_memory(monkeypatch, data, config, room, read_steps):
+    """To the bits, in calls that are given no more than so many steps or one mini-batch, in arrays of one size."""
+    monkeypatch.setattr(training, "ADDED_SECONDS", room)
+    monkeypatch.setattr(training, "READ_STEPS", read_steps)
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e9)
+    read_windows, sizes = data_module._read_windows, set()
+    monkeypatch.setattr(
+        data_module,
+        "_read_windows",
+        lambda ids, starts, *args: sizes.add(len(starts)) or read_windows(ids, starts, *args),
+    )
+    ends = []
+    for text in (data, dataclasses.replace(data, ids=on_disk(OF_DISK))):
+        reports = list(fitting(start(config=config), schedule_of(0.5, 2), text, epochs=2, batch_size=7, config=config))
+        params, memory = reports[-1].state.params, reports[-1].state.memory
+        found = None if data.streams else evaluate(params, text, batch_size=7, config=config)
+        ends.append((params, memory, reports[-1].loss, found))
+    assert_same_bits(*ends)
+    width = data.streams or training._lay_out(data, 7, params, 2).width
+    assert sizes == {width * max(1, read_steps // (width * T))}
+
+
+def test_what_is_read_in_another_order_trains_too(monkeypatch):
+    """Every window once an epoch, as the loss of all at a learning rate of 0 tells."""
+    monkeypatch.setattr(data_module, "MOST_SHUFFLED", 1)
+    kept = Windows(on_disk(OF_DISK), length=T)
+    reports = list(fitting(start(config=TOKENS), schedule_of(0.0, 2), kept, epochs=2, batch_size=2, config=TOKENS))
+    expected = evaluate(params_of(TOKENS), kept, batch_size=64, config=TOKENS).loss
+    assert [report.loss for report in reports if report.part == 1] == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_an_order_of_what_is_read_goes_to_no_device():
+    for kept in (Windows(on_disk(OF_DISK), length=T), Streams(on_disk(OF_DISK), streams=3, length=T)):
+        [part] = training._parts(kept, 3, params_of(TOKENS), 1, TOKENS)
+        order = training._draw_order(np.random.default_rng(0), part)
+        assert jax.tree.leaves(order) == []
+        assert order[np.array([[0, 1]])].shape == (1, 2)
+
+
+def test_an_epoch_of_more_windows_than_fit_into_memory_starts_at_once():
+    kept = Windows(mostly_zeros(10**10, {}), length=T)
+    [part] = training._parts(kept, 64, params_of(TOKENS), 1, TOKENS)
+    assert batches_of(kept, 64, params_of(TOKENS), 1) == part.batches == -(-(10**10 - T) // 64)
+    report = next(
+        iter(fitting(start(config=TOKENS), schedule_of(0.1, 1), kept, epochs=1, batch_size=64, config=TOKENS))
+    )
+    assert report.part == 1 / part.batches
+    [*runs] = training._runs(training._rng(jax.random.key(0), 0), [part])
+    assert runs == [(0, 0, part.batches)]
+
+
+def larger_than_memory(path):
+    """Train on a text of 10 GB in a process of its own, and write what it took as JSON."""
+    before, most, done = resident(), {}, threading.Event()
+
+    def watch():
+        while not done.wait(0.002):
+            most.update({name: max(most.get(name, 0), megabytes) for name, megabytes in resident().items()})
+
+    def after_some_calls(moment):
+        reports.append(time.perf_counter() - began)
+        if reports[-1] > reports[0] + 5:
+            raise StopIteration
+
+    found, watching = {"before": before}, threading.Thread(target=watch, daemon=True)
+    watching.start()
+    for name, kind in {"windows": lambda ids: Windows(ids, 100), "streams": lambda ids: Streams(ids, 64, 100)}.items():
+        reports, began = [], time.perf_counter()
+        network = LSTMNetwork(256, 128, 256, inputs="tokens", progress=False, seed=0)
+        text = kind(np.memmap(path, np.uint8, "r"))
+        network.train(text, epochs=1, periodic_callback=after_some_calls, callback_every=1e-12)
+        steps = int(network._trained.state.step)
+        found[name] = {"first step": reports[0], "calls": len(reports), "steps": steps, "seconds": reports[-1]}
+    few, began = Windows(np.memmap(path, np.uint8, "r"), 100, 10**7), time.perf_counter()
+    network.train(few, epochs=1, validation=few)
+    found["all of it"] = {
+        "windows": len(few),
+        "loss": network.evaluate(few).loss,
+        "seconds": time.perf_counter() - began,
+    }
+    done.set()
+    watching.join()
+    print(json.dumps(found | {"most": most}))
+
+
+def resident():
+    """Return how many megabytes this process has in memory: its own, and of files, which the system drops at will."""
+    with open("/proc/self/status") as file:
+        lines = [line.split() for line in file if line.startswith(("RssAnon", "RssFile"))]
+    return {name.rstrip(":"): int(kilobytes) // 1024 for name, kilobytes, _ in lines}
+
+
+@pytest.mark.slow
+def test_a_text_of_ten_gigabytes_trains_within_one(tmp_path):
+    """Of zeros, which take no room on disk. What counts is the process's own memory, which the system can't drop."""
+    with open(tmp_path / "text", "wb") as file:
+        file.truncate(10**10)
+    tests = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]), "JAX_PLATFORMS": "cpu"}
+    command = [
+        sys.executable,
+        "-c",
+        f"import test_training as test; test.larger_than_memory({str(tmp_path / 'text')!r})",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    found = json.loads(done.stdout)
+    assert found["most"]["RssAnon"] < 1000
+    assert min(found[name]["steps"] for name in ("windows", "streams")) > 1
+    assert found["all of it"]["windows"] == 1000
+    assert math.isfinite(found["all of it"]["loss"])
+
+
 def test_row_of_nothing_changes_no_step():
     """With more rows than streams, as where devices share them: the rest is of length 0 and stays as it was."""
     init, step = trainer(TOKENS, optax.sgd(0.5))
@@ -608,7 +747,7 @@ def test_there_are_more_parts_where_they_save_more_than_they_take(monkeypatch):
 def test_what_goes_on_from_batch_to_batch_is_not_divided(cut):
     streams = SimpleNamespace(sequences=9, steps=40, lengths=RAGGED.lengths, streams=3)
     [(rows, steps)] = training._divided(streams, 1, params_of(), 10**9)
-    assert (rows.tolist(), steps) == (list(range(9)), 40)
+    assert (list(rows), steps) == (list(range(9)), 40)
     assert batches_of(streams, 1, params_of(), 10**9) == 3
 
 
@@ -684,6 +823,7 @@ class Waves(NamedTuple):
     sequences = property(lambda self: len(self.phases))
     steps = property(lambda self: 12)
     streams = property(lambda self: 0)
+    read = property(lambda self: None)
 
     def order(self, rng):
         return rng.permutation(self.sequences)
