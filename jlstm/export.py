@@ -13,9 +13,10 @@ and the outputs
     h_n, c_n    the state after each sequence's last real step, [layers, batch, H], to go on from
 
 A network that reads in both directions, or tells the mean, reads whole sequences: it has no state. A GRU and a plain
-RNN have no c. An id that the network does not know is an error. A language model gives logits, and "vocabulary" in the
-file's metadata is a string in JSON whose k-th character is id k. ONNX Runtime warns of each input that may be left out,
-as it is no constant; `SessionOptions.log_severity_level = 3` says that this is meant.
+RNN have no c. An id that the network does not know is an error; NaN is read as it is. There has to be one sequence and
+one step at the least. A language model gives logits, and "vocabulary" in the file's metadata is a string in JSON whose
+k-th character is id k. ONNX Runtime warns of each input that may be left out, as it is no constant:
+`SessionOptions.log_severity_level = 3` says that this is meant.
 """
 
 import json
@@ -88,15 +89,15 @@ def _inputs(graph: "_Graph", saved: Saved) -> tuple[str, str, str]:
     config, scalings = saved.config, saved.scalings
     if config.inputs == "tokens":
         given = graph.input("x", np.int64, ["batch", "time"])
-        # OneHot takes an id from I up for none; Gather refuses it.
-        ids = graph.add("Gather", np.arange(config.input_size), given)
+        # OneHot takes an id from I up for none, and one below 0 for one from the end; Gather refuses what is not there.
+        there = graph.add("Where", graph.add("Less", given, np.array(0)), np.array(config.input_size), given)
+        ids = graph.add("Gather", np.arange(config.input_size), there)
         xs = graph.add("OneHot", ids, np.array(config.input_size), np.array([0, 1], np.float32))
-    elif scalings is None:
-        xs = graph.input("x", np.float32, ["batch", "time", config.input_size])
     else:
-        numbers = graph.input("x", np.float64, ["batch", "time", config.input_size])
-        scaled = graph.add("Div", graph.add("Sub", numbers, scalings.inputs.mean), scalings.inputs.deviation)
-        xs = graph.add("Cast", scaled, to=np.float32)
+        xs = graph.input("x", np.float64 if saved.standardize else np.float32, ["batch", "time", config.input_size])
+        if scalings is not None:
+            xs = graph.add("Div", graph.add("Sub", xs, scalings.inputs.mean), scalings.inputs.deviation)
+        xs = graph.add("Cast", xs, to=np.float32) if saved.standardize else xs
     batch, time = (graph.add("Slice", graph.add("Shape", "x"), [k], [k + 1]) for k in (0, 1))
     return batch, time, graph.add("Transpose", xs, perm=[1, 0, 2])
 
@@ -117,8 +118,16 @@ def _layers(graph: "_Graph", saved: Saved, hs: str, lengths: str, batch: str) ->
         above = graph.add("Reshape", graph.add("Transpose", above, perm=[0, 2, 1, 3]), [0, 0, config.output_width])
         hs = graph.add("Add", above, hs) if config.residual and k else above
         ends.append(end)
-    states = zip(names, zip(*ends, strict=True), strict=True)
-    return hs, {f"{name}_n": graph.add("Concat", *each, axis=0) for name, each in states if config.in_pieces}
+    if not config.in_pieces:
+        return hs, {}
+    found = {}
+    none = graph.add(
+        "Unsqueeze", graph.add("Equal", lengths, [0]), [0, 2]
+    )  # after no steps, some give a state of zeros
+    for name, start, reached in zip(names, starts, zip(*ends, strict=True), strict=True):
+        kept = [graph.add("Where", none, *both) for both in zip(start, reached, strict=True)]
+        found[f"{name}_n"] = graph.add("Concat", *kept, axis=0)
+    return hs, found
 
 
 def _starts(graph: "_Graph", name: str, config: LSTMConfig, batch: str) -> list[str]:

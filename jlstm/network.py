@@ -539,7 +539,7 @@ class LSTMNetwork:
 
         Returns:
             An `nn.LSTM`, `nn.GRU` or `nn.RNN` with `batch_first=True`, and an `nn.Linear`, which give the scores of
-            `jlstm.forward` for each step: logits or values, not probabilities.
+            each step, logits or values. Which steps are read out, and what follows the scores, they do not tell.
 
         Raises:
             ValueError: torch has no such cell, or the weights alone do not say what the network computes.
@@ -667,12 +667,11 @@ class LSTMNetwork:
         """Take over a network from the NumPy program that has the interface of this class, as `from_torch` does.
 
         Args:
-            source: the path of its JSON file, or what is in it, as for `jlstm.interop.from_documented`. Its numbers
-                are rounded to float32, unless `jax_enable_x64` is on.
+            source: the path of its JSON file, or what is in it, as for `jlstm.interop.from_documented`; it is rounded
+                to float32.
             options: as for the class, such as the `apply_softmax` that the program was started with.
         """
-        dtype = jax.dtypes.canonicalize_dtype(np.float64)
-        return cls._of(interop.from_documented(source, dtype), options)
+        return cls._of(interop.from_documented(source, np.float32), options)
 
     @classmethod
     def _of(cls, model: interop.Model, options: dict[str, Any]) -> "LSTMNetwork":
@@ -683,9 +682,15 @@ class LSTMNetwork:
             loss = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}[model.activation]
             said |= {"apply_softmax": True, "loss": loss}
         options = said | options
-        objective = OBJECTIVES.get(options.get("loss", "cross_entropy"))
-        outputs = sizes.pop("output_size") // (objective.scores if objective else 1)
-        network = cls(**sizes, output_size=outputs, **options)
+        for name in sizes.keys() & options.keys():
+            raise TypeError(f"{name}: expected none, as the layers say it, got {describe(options[name])}")
+        scores, loss = sizes.pop("output_size"), options.get("loss", "cross_entropy")
+        each = OBJECTIVES[loss].scores if isinstance(loss, str) and loss in OBJECTIVES else 1
+        if scores % each:
+            raise ValueError(
+                f"loss: expected one with one score for each of {scores} outputs, got {loss!r}, which has {each}"
+            )
+        network = cls(**sizes, output_size=scores // each, **options)
         network.params = params
         return network
 

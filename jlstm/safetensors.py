@@ -27,7 +27,9 @@ ABOUT = "metadata['jlstm']"
 def encode(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """Return the bytes of the file: the same ones for the same network."""
     safetensors = library("safetensors.numpy", extra="safetensors")
-    tensors = ((name, CODES[array.dtype.name], array.shape, array.view(np.uint8)) for name, array in arrays.items())
+    tensors = (
+        (name, CODES[array.dtype.name], array.shape, array.reshape(-1).view(np.uint8)) for name, array in arrays.items()
+    )
     told = json.dumps(about | {"sha256": _sha256(about, tensors)}, ensure_ascii=False)
     text = told.encode(errors="backslashreplace").decode()  # half a surrogate pair, which UTF-8 has no bytes for
     for name, value in json.loads(text).items():

@@ -100,7 +100,7 @@ def take_apart(saved: Saved) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         **({"trained_on": saved.trained_on} if saved.trained_on else {}),
         **({"standardize": standardize} if standardize else {}),
     }
-    return about, {name: np.ascontiguousarray(array, array.dtype.name) for name, array in arrays.items()}
+    return about, {name: np.asarray(array, array.dtype.name, order="C") for name, array in arrays.items()}
 
 
 def put_together(contents: Contents, cell: Cell | None) -> Saved:

@@ -116,7 +116,7 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
     if array.dtype.name not in npz.EVERY:
         raise TypeError(f"{name}: expected an array of numbers, got {describe(leaf)}")
-    return np.ascontiguousarray(array, array.dtype.name).reshape(array.shape)
+    return np.asarray(array, array.dtype.name, order="C")
 
 
 def _restored(array: np.ndarray, like: Any) -> Any:

@@ -15,6 +15,7 @@ import time
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jlstm.cells import CELLS, LSTM, Cell
+from jlstm.cells import CELLS, LSTM, Cell, RNNState, times
 from jlstm.checkpoint import Saved, load, save
 from jlstm.config import LSTMConfig
 from jlstm.gradcheck import random_problem
@@ -879,6 +880,37 @@ def test_a_cell_of_ones_own_is_handed_over_again(tmp_path):
         load(tmp_path / "own", cell=replace(OWN, name="other"))
     with pytest.raises(TypeError, match="cell: expected a Cell, got 'own'"):
         load(tmp_path / "own", cell="own")
+
+
+class Gained(NamedTuple):
+    """Parameters of which one is a single number."""
+
+    weight_ih: Any
+    weight_hh: Any
+    gain: Any
+
+
+def draw_gained(normal, sizes, scale, fan_in):
+    return Gained(normal(sizes.hidden, sizes.inputs), normal(sizes.hidden, sizes.hidden), normal())
+
+
+GAINED = Cell(
+    lambda params, h, x: times(params.weight_ih, x) + params.weight_hh @ h,
+    lambda params, z, state: (RNNState(params.gain * z), params.gain * z),
+    lambda params: RNNState(jnp.zeros(len(params.weight_hh))),
+    name="gained",
+    draw=draw_gained,
+)
+
+
+@pytest.mark.parametrize("name", ["own.npz", "own.safetensors"])
+def test_a_parameter_may_be_a_single_number(tmp_path, name):
+    if name.endswith("safetensors"):
+        pytest.importorskip("safetensors")
+    config = LSTMConfig(2, 3, 4, cell=GAINED)
+    saved = Saved(init_params(jax.random.key(0), config), config, None, True)
+    save(tmp_path / name, saved)
+    assert_same(load(tmp_path / name, cell=GAINED), saved)
 
 
 def test_a_network_of_another_cell_is_none_of_ones_own(path):

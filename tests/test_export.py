@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jlstm import CharLM, LSTMConfig, LSTMNetwork, forward
+from jlstm.cells import GRUState
 from jlstm.checkpoint import Saved
 from jlstm.export import export_onnx
 from jlstm.model import params_shapes
@@ -117,6 +118,23 @@ def test_goes_on_from_a_state(tmp_path, name):
     close(all_alike["outputs"], one["outputs"].repeat(2, axis=0))
 
 
+def test_keeps_the_state_of_a_sequence_without_steps(tmp_path):
+    params, config = network("a GRU")
+    export_onnx(tmp_path / "model.onnx", Saved(params, config, None, apply_softmax=False))
+    state = np.random.default_rng(2).normal(size=(config.layers, BATCH, HIDDEN)).astype(np.float32)
+    got = run(session(tmp_path / "model.onnx"), x=inputs(config), lengths=LENGTHS, h_0=state)
+    _, states = forward(params, inputs(config), config, tuple(map(GRUState, state)), LENGTHS)
+    close(got["h_n"], np.stack([own.h for own in states]))
+    np.testing.assert_array_equal(got["h_n"][:, 3], state[:, 3])
+
+
+def test_a_network_that_will_scale_reads_numbers_of_the_same_kind(tmp_path):
+    untrained = LSTMNetwork(2, 8, 1, loss="mse", standardize=True, progress=False)
+    untrained.export_onnx(tmp_path / "model.onnx")
+    xs = np.random.default_rng(0).normal(size=(2, 5, 2))
+    close(run(session(tmp_path / "model.onnx"), x=xs)["outputs"], untrained.predict(xs)[..., 0])
+
+
 def test_a_trained_network_tells_what_predict_does(tmp_path):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 6, 2)) * [1, 1e-3] + [1e9, 5]  # such as seconds since 1970
@@ -145,8 +163,9 @@ def test_a_language_model_writes_on(tmp_path):
         ids, state = found["outputs"][:, -1:].argmax(axis=-1), {"h_0": found["h_n"], "c_0": found["c_n"]}
         written += vocabulary[ids.item()]
     assert written == model.generate(text[:9], 20, temperature=0)
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"idx={len(vocabulary)}"):
-        run(theirs, x=np.array([[len(vocabulary)]]))
+    for unknown in (len(vocabulary), -1):
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="out of data bounds"):
+            run(theirs, x=np.array([[0, unknown]]))
 
 
 def test_weights_of_other_dtypes_are_those_in_float32(tmp_path):

@@ -20,20 +20,21 @@ def with_negative_zeros(model):
     return model._replace(layers=jax.tree.map(lambda leaf: np.where(leaf < 0, -0.0, leaf), model.layers))
 
 
-BACK = {
-    "torch": lambda model: interop.from_torch(*interop.to_torch(model)),
-    "Keras": lambda model: interop.from_keras(*interop.to_keras(model)),
-    "Flax": lambda model: interop.from_flax(*interop.to_flax(model)),
-    "ONNX": lambda model: interop.from_onnx(*interop.to_onnx(model)),
+BOTH_WAYS = {
+    "torch": (interop.to_torch, interop.from_torch),
+    "Keras": (interop.to_keras, interop.from_keras),
+    "Flax": (interop.to_flax, interop.from_flax),
+    "ONNX": (interop.to_onnx, interop.from_onnx),
 }
 
 
-@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize("name", BOTH_WAYS)
 @pytest.mark.parametrize("cell", [LSTM, GRU, RNN], ids=lambda cell: cell.name)
 def test_there_and_back_keeps_the_sign_of_zero(name, cell):
     model = with_negative_zeros(a_model(cell, readout=True))
     assert np.signbit(model.layers[0].bias[model.layers[0].bias == 0]).all()
-    same_bits(BACK[name](model), model)
+    there, back = BOTH_WAYS[name]
+    same_bits(back(*there(model)), model)
 
 
 def test_imports_no_other_library():
@@ -56,6 +57,18 @@ def test_a_residual_network_is_more_than_its_weights():
     network = LSTMNetwork(4, 4, 2, layers=2, residual=True, progress=False)
     with pytest.raises(ValueError, match="residual: expected False, since weights alone do not tell of it, got True"):
         interop.of_network(network)
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_what_comes_in_is_a_copy(name):
+    there, back = BOTH_WAYS[name]
+    model = a_model(LSTM, readout=True)
+    arrays = there(model)
+    found = back(*arrays)
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf, np.ndarray):
+            leaf[...] = 0
+    same_bits(found, model)
 
 
 # --- networks of the class ---
@@ -157,9 +170,21 @@ def test_a_file_of_the_documented_program(tmp_path):
             lambda: [a_model(LSTM, jnp.dtype("float64"), readout=True)],
             {},
             TypeError,
-            "weights: expected float32, got float64, which needs jax_enable_x64",
+            "weights: expected float32, in which networks compute, got float64; convert them first",
         ),
-        (lambda: [a_model(LSTM, readout=True)], {"layers": 2}, TypeError, "'layers'"),
+        (
+            lambda: [a_model(LSTM, readout=True)],
+            {"layers": 2},
+            TypeError,
+            "layers: expected none, as the layers say it, got 2",
+        ),
+        (
+            lambda: [a_model(LSTM, readout=True)._replace(readout=a_readout(3))],
+            {"loss": "gaussian"},
+            ValueError,
+            "loss: expected one with one score for each of 3 outputs, got 'gaussian', which has 2",
+        ),
+        (lambda: [a_model(LSTM, readout=True)], {"loss": ["mse"]}, ValueError, "loss: expected one of"),
         (lambda: [a_model(LSTM, readout=True)], {"lss": "mse"}, TypeError, "'lss'"),
         (lambda: [a_model(LSTM, readout=True)], {"loss": "mae"}, ValueError, "loss: expected one of"),
     ],

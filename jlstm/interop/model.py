@@ -82,7 +82,9 @@ def model_of(
                 f"readout: expected weights for the {width} outputs of the layer below, got weights for "
                 f"{readout.weight.shape[0]}"
             )
-    return Model(cell, tuple(layers), readout, target, activation)
+    # Copies, as other libraries train on in their own arrays.
+    copied = jax.tree.map(lambda leaf: np.array(leaf, order="C"), (tuple(layers), readout))
+    return Model(cell, *copied, target, activation)
 
 
 def of_network(network: Any) -> Model:
@@ -115,7 +117,7 @@ def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
 
     Raises:
         ValueError: it has no readout, or layers of different units or directions.
-        TypeError: it has a dtype that JAX has not switched on.
+        TypeError: its weights are in float64, which networks do not compute in.
 
     Example:
         >>> from jlstm import LSTMConfig, init_params
@@ -127,8 +129,8 @@ def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
     """
     if model.readout is None:
         raise ValueError("readout: expected the dense layer on top of the layers, got None; jlstm.stack needs none")
-    if jax.dtypes.canonicalize_dtype(model.readout.bias.dtype) != model.readout.bias.dtype:
-        raise TypeError(f"weights: expected float32, got {model.readout.bias.dtype}, which needs jax_enable_x64")
+    if model.readout.bias.dtype == np.float64:
+        raise TypeError("weights: expected float32, in which networks compute, got float64; convert them first")
     sizes: list[Any] = [[model.cell.sizes(params) for params in directions(layer)] for layer in model.layers]
     first = sizes[0][0]
     if len({len(ways) for ways in sizes}) > 1 or {way[1:] for ways in sizes for way in ways} != {first[1:]}:
