@@ -143,7 +143,7 @@ def learn(
             callback(stands)
 
     try:
-        for report in reports:
+        for report in reports if stands is None or patience is None or stands.waited < patience else ():
             epochs_before = 0.0 if stands is None else stands.epochs
             stands = Standing(report) if stands is None else stands._replace(report=report)
             if report.part == 1:

@@ -238,8 +238,8 @@ def terms_of(
     """
     program = program_of(optimizer, schedule, params)
     found = {name: repr(value) for name, value in said.items()}
-    found |= {name: fingerprint(tree) for name, tree in held.items()}
-    return found | {"optimizer": hashlib.sha256(program.encode()).hexdigest()[:16], "jax": jax.__version__}
+    found |= {"optimizer": hashlib.sha256(program.encode()).hexdigest()[:16], "jax": jax.__version__}
+    return found | {name: fingerprint(tree) for name, tree in held.items()}
 
 
 def fingerprint(tree: Any) -> str:

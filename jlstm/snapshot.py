@@ -90,13 +90,11 @@ def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]],
             contents = npz.decode(file, _read_about, npz.EVERY)
             about = contents.about["about"]
             expected = like(about)
-            plain = {
-                key: jax.random.key_data(leaf) if _is_key(leaf) else leaf for key, leaf in _by_name(expected).items()
-            }
-            found = contents.arrays({key: np.shape(leaf) for key, leaf in plain.items()})
-            for key, leaf in plain.items():
-                if found[key].dtype != np.result_type(leaf):
-                    raise ValueError(f"{key}: expected {np.result_type(leaf)}, got {found[key].dtype}")
+            shapes = {key: _shape(leaf) for key, leaf in _by_name(expected).items()}
+            found = contents.arrays({key: each.shape for key, each in shapes.items()})
+            for key, each in shapes.items():
+                if found[key].dtype != each.dtype:
+                    raise ValueError(f"{key}: expected {each.dtype}, got {found[key].dtype}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None
     leaves = [_restored(found[key], leaf) for key, leaf in _by_name(expected).items()]
@@ -109,6 +107,11 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def _shape(leaf: Any) -> Any:
+    """Return something with the shape and the dtype that an array has in a file."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
 
 def _plain(name: str, leaf: Any) -> np.ndarray:

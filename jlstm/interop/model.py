@@ -83,8 +83,8 @@ def model_of(
                 f"{readout.weight.shape[0]}"
             )
     # Copies, as other libraries train on in their own arrays.
-    copied = jax.tree.map(lambda leaf: np.array(leaf, order="C"), (tuple(layers), readout))
-    return Model(cell, *copied, target, activation)
+    below, above = jax.tree.map(lambda leaf: np.array(leaf, order="C"), (tuple(layers), readout))
+    return Model(cell, below, above, target, activation)
 
 
 def of_network(network: Any) -> Model:
