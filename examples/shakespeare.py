@@ -76,7 +76,8 @@ def train(options: argparse.Namespace) -> float:
     given = {"hidden_size": options.hidden, "layers": options.layers, "dropout": options.dropout}
     given |= {"epochs": options.epochs, "streams": options.streams, "window": options.window}
     settings = settings | {name: value for name, value in given.items() if value is not None}
-    check_new(options.model)
+    if options.checkpoint is None or not options.checkpoint.exists():
+        check_new(options.model)
     print(f"{len(text):,} characters, {len(set(text))} distinct ones: {len(training):,} to train, the rest to validate")
     if options.curve:
         try:
@@ -99,8 +100,9 @@ def train(options: argparse.Namespace) -> float:
                 draw(checks, options.curve)
 
     try:
-        model = CharLM.train(training, validation=validation, callback=show, seed=options.seed, **settings)
-    except (TypeError, ValueError) as error:
+        settings |= {"seed": options.seed, "checkpoint": options.checkpoint}
+        model = CharLM.train(training, validation=validation, callback=show, **settings)
+    except (OSError, TypeError, ValueError) as error:
         raise SystemExit(f"shakespeare.py train: {error}") from None
     keep(model, options.model)
     print(f"\n{model.generate(prompt, 500, temperature=0.8, seed=options.seed)}\n")
@@ -231,6 +233,7 @@ def main(arguments: list[str] | None = None) -> float | None:
         made.add_argument(f"--{name}", type=natural, metavar="N", help="see CharLM.train")
     made.add_argument("--dropout", type=float, metavar="P", help="see CharLM.train")
     made.add_argument("--curve", type=Path, metavar="FILE", help="draw the losses (needs the extra 'plot')")
+    made.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="go on from here, if the training was stopped")
 
     made = command(sample, help="write with what was learned")
     made.add_argument("--model", type=Path, default=MODEL, help=f"a saved model (default {MODEL})")

@@ -61,6 +61,9 @@ def test_functional_recalls_the_first_letter():
     assert example("functional").main([]) >= 0.99  # guessing gets an eighth
 
 
+SMALL = ["--hidden", "32", "--layers", "1", "--dropout", "0", "--epochs", "20", "--streams", "4"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small text, and the model and the documented model that the example learned from it."""
@@ -68,7 +71,7 @@ def trained(tmp_path_factory):
     path, model, documented = folder / "text.txt", folder / "model.npz", folder / "documented.npz"
     path.write_text(text(5000), encoding="utf-8")
     main, out = example("shakespeare").main, io.StringIO()
-    small = ["--hidden", "32", "--layers", "1", "--dropout", "0", "--epochs", "20", "--streams", "4"]
+    small = [*SMALL, "--checkpoint", str(folder / "run")]
     with contextlib.redirect_stdout(out):
         loss = main(["train", "--text", str(path), "--model", str(model), *small])
         slower = main(["documented", "--text", str(path), "--model", str(documented), "--quick", "--epochs", "2"])
@@ -82,6 +85,17 @@ def test_shakespeare_learns_a_small_text(trained):
     assert loss < slower < entropy(own)
     assert f"5,000 characters, {len(set(own))} distinct ones: 4,500 to train, the rest to validate" in out
     assert f"validation: {loss:.4f} nats" in out
+
+
+def test_shakespeare_goes_on_from_where_it_was(trained, capsys):
+    path, model, _, loss, *_ = trained
+    command = ["train", "--text", str(path), "--model", str(model), "--checkpoint", str(path.parent / "run")]
+    assert example("shakespeare").main([*command, *SMALL]) == loss  # it was done
+    with pytest.raises(
+        SystemExit, match=r"shakespeare\.py train: checkpoint: expected the training in .* epochs = 20, got 21"
+    ):
+        example("shakespeare").main([*command, *SMALL, "--epochs", "21"])
+    assert "epoch 20" not in capsys.readouterr().out
 
 
 def test_shakespeare_evaluates_to_what_training_printed(trained):
