@@ -70,7 +70,7 @@ class Moment(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """All that training changes, in one value, so that a Ctrl-C finds either the old or the new.
+    """All that training changes, in one value, so that a Ctrl-C, or another thread, finds either the old or the new.
 
     The epochs are those that led to the state: fewer than in the history, where later ones were not kept.
     """
@@ -81,9 +81,17 @@ class _Trained(NamedTuple):
     epochs: int = 0
     scalings: Scalings | None = None
 
+    @property
+    def params(self) -> ModelParams:
+        """The parameters to predict with."""
+        return evaluation_params(self.state.opt_state, self.state.params)
+
 
 class LSTMNetwork:
     """An LSTM network that is trained on sequences and predicts on them.
+
+    Any number of threads may use a network at once, also while one trains it: each call is of one moment of the
+    training. Of two trainings at once, the network keeps what the last to report has learned, and loses the other's.
 
     Args:
         input_size: the number of features I of one time step.
@@ -205,8 +213,7 @@ class LSTMNetwork:
     @property
     def params(self) -> ModelParams:
         """The parameters that it predicts with, as the functions take them; setting them starts the optimiser anew."""
-        state = self._trained.state
-        return evaluation_params(state.opt_state, state.params)
+        return self._trained.params
 
     @params.setter
     def params(self, params: ModelParams) -> None:
@@ -381,9 +388,9 @@ class LSTMNetwork:
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        data, scalings = self._without_streams(X, Y, NAMES, weights, class_weights), self._trained.scalings
-        data = data if scalings is None else scalings.of(data)
-        return evaluate(self.params, data, batch_size=EVALUATED, config=self.config)
+        data, trained = self._without_streams(X, Y, NAMES, weights, class_weights), self._trained
+        data = data if trained.scalings is None else trained.scalings.of(data)
+        return evaluate(trained.params, data, batch_size=EVALUATED, config=self.config)
 
     def predict(self, x: Any, *, return_std: bool = False) -> Any:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.
@@ -406,22 +413,26 @@ class LSTMNetwork:
         if switch("return_std", return_std) and not tells_std:
             advice = "which tells no standard deviation; 'gaussian' and 'laplace' do"
             raise ValueError(f"return_std: expected False with loss={self.config.loss!r}, {advice}")
+        trained = self._trained
         if isinstance(x, SeriesWindows):
             rows = max(1, BUILT // x.tables[: x.length].size)
             pieces = (x.inputs(first, first + rows) for first in range(0, len(x), rows))
-            parts = [self.predict(piece, return_std=return_std) for piece in pieces]
-            return tuple(map(np.concatenate, zip(*parts, strict=True))) if return_std else np.concatenate(parts)
-        sequences, kind = self._sequences(x)
-        told = predict(self.params, sequences, self.config, apply_softmax=self.apply_softmax)
-        if self._trained.scalings is not None:
-            back = self._trained.scalings.back
-            told = back(told) if isinstance(told, np.ndarray) else list(map(back, told))
-        if kind == "one":
-            told = told[0]
+            told = np.concatenate([self._told(trained, piece) for piece in pieces])
+        else:
+            told = self._told(trained, x)
         if not tells_std:
             return told
         outputs, deviations = _halves(told)
         return (outputs, deviations) if return_std else outputs
+
+    def _told(self, trained: _Trained, x: Any) -> Any:
+        """Return what `predict` does, any deviations behind the values."""
+        sequences, kind = self._sequences(trained.scalings, x)
+        told = predict(trained.params, sequences, self.config, apply_softmax=self.apply_softmax)
+        if trained.scalings is not None:
+            back = trained.scalings.back
+            told = back(told) if isinstance(told, np.ndarray) else list(map(back, told))
+        return told[0] if kind == "one" else told
 
     def forecast(self, x: Any, steps: int, *, samples: int | None = None, seed: int | None = 0) -> np.ndarray:
         """Forecast the values that come after sequences, each fed back, by a network trained to tell its next inputs.
@@ -453,14 +464,15 @@ class LSTMNetwork:
             samples = whole_number("samples", samples, least=1)
             check_has_samples(self.config)
         seed = whole_seed("seed", seed)
-        sequences, kind = self._sequences(x)
+        trained = self._trained
+        scalings = trained.scalings
+        sequences, kind = self._sequences(scalings, x)
         lengths = None
         if isinstance(sequences, list):
             lengths = np.array([len(sequence) for sequence in sequences])
             sequences = np.stack([filled_up(sequence, lengths.max()) for sequence in sequences])
-        scalings = self._trained.scalings
         paths = forecast(
-            self.params,
+            trained.params,
             sequences,
             steps,
             self.config,
@@ -531,8 +543,9 @@ class LSTMNetwork:
         export_onnx(path, self._saved())
 
     def _saved(self) -> Saved:
-        about = self.apply_softmax, self._trained.on, self.standardize, self._trained.scalings
-        return Saved(self.params, self.config, None, *about)
+        trained = self._trained
+        about = self.apply_softmax, trained.on, self.standardize, trained.scalings
+        return Saved(trained.params, self.config, None, *about)
 
     def to_torch(self) -> tuple[Any, Any]:
         """Give the network as modules of torch, which has to be installed.
@@ -758,9 +771,8 @@ class LSTMNetwork:
         names = "validation[0]", "validation[1]", "validation[2]"
         return self._without_streams(X, Y, names, weights[0] if weights else None, class_weights)
 
-    def _sequences(self, x: Any) -> tuple[Any, str]:
+    def _sequences(self, scalings: Scalings | None, x: Any) -> tuple[Any, str]:
         """Return what to predict on, as the network reads it, and which of one, a batch and a list it was."""
-        scalings = self._trained.scalings
         sequences, kind = as_sequences(x, self.config, np.float32 if scalings is None else np.float64)
         if scalings is None:
             return sequences, kind
