@@ -25,6 +25,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import whole_number
+from jlstm.forks import check_not_forked
 
 __all__ = [
     "AXIS",
@@ -172,6 +173,7 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
 
         @functools.wraps(jitted)
         def call(*args: Any, **kwargs: Any) -> Any:
+            check_not_forked()
             if jax.sharding.get_abstract_mesh().empty:
                 return jitted(*args, **kwargs)
             with jax.set_mesh(Mesh(np.empty((), object), ())):
@@ -207,6 +209,7 @@ def spread_by_xla(by_batch: Any) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def on_mesh(params: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
+            check_not_forked()
             arrays = [leaf for leaf in jax.tree.leaves((params, xs, args)) if hasattr(leaf, "dtype")]
             places = [jax.typeof(leaf).sharding for leaf in arrays]
             # Within `jax.vmap` over an axis that is split, there is nothing left to spread.

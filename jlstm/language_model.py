@@ -24,6 +24,7 @@ from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
 from jlstm.export import export_onnx
+from jlstm.forks import check_not_forked
 from jlstm.inputs import check_scores_ids
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_state
@@ -397,6 +398,7 @@ class CharLM:
             ValueError: the file is damaged, foreign, of a newer jlstm, or holds no vocabulary.
             OSError: the file is missing or can't be read.
         """
+        check_not_forked()
         saved = checkpoint.load(path, cell=cell)
         if saved.vocabulary is None:
             raise ValueError(f"{path}: expected a language model, got a network without a vocabulary")

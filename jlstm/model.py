@@ -16,6 +16,7 @@ from jlstm.cells.initializers import in_turn, without_drawing
 from jlstm.checks import alike, describe, floating, inputs, lengths_of, prng_key, resets_of, whole_size
 from jlstm.config import LSTMConfig, check_config
 from jlstm.devices import spread_by_xla
+from jlstm.forks import check_not_forked
 from jlstm.layouts import SEQUENCES_FIRST, forward_weights, takes_forms
 from jlstm.regularizers import draw_masks
 from jlstm.stack import Bidirectional, advance, directions, run_layers, stack_state
@@ -89,6 +90,7 @@ def init_params(key: Array, config: LSTMConfig, dtype: Any = jnp.float32) -> Mod
         >>> init_params(jax.random.key(0), config).layers[0].weight_hh.shape
         (32, 8)
     """
+    check_not_forked()
     check_config(config)
     # All in one draw: to compile one takes 0.3 s.
     drawn = jnp.promote_types(floating("dtype", dtype), jnp.float32)

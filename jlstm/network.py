@@ -21,6 +21,7 @@ from jlstm.data import Streams, Windows, filled_up
 from jlstm.devices import everywhere, replicate
 from jlstm.export import export_onnx
 from jlstm.forecasting import Feedback, check_feeds_itself, check_has_samples, forecast
+from jlstm.forks import check_not_forked
 from jlstm.inputs import as_batch, as_predictions, as_sequences, as_series, check_text
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_state
@@ -586,6 +587,7 @@ class LSTMNetwork:
             ValueError: the file is damaged, foreign, of a newer jlstm, or of a `CharLM`.
             OSError: the file is missing or can't be read.
         """
+        check_not_forked()
         saved = load(path, cell=cell)
         if saved.vocabulary is not None:
             raise ValueError(f"{path}: expected a network, got a language model, which is for CharLM.load")
