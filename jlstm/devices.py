@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import whole_number
 from jlstm.forks import check_not_forked
+from jlstm.turns import in_turn
 
 __all__ = [
     "AXIS",
@@ -55,6 +56,8 @@ def use_cpu_cores(cores: int | None = None, *, least_rows: int | None = None) ->
     """Give JAX one CPU device a core, over which training and prediction then split a batch where it pays.
 
     XLA runs the many small operations of an LSTM's step on one thread; a device a core keeps all of them busy.
+    Threads that use networks then take turns, of about a second each beside a training. JAX programs of your own take
+    none: one beside a training in another thread may wait for it forever, and it for that.
 
     Args:
         cores: how many devices; by default as many as there are cores that this process may use.
@@ -166,6 +169,8 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
     """Return `jax.jit` with these options for what runs on devices that this room chose.
 
     It does so within a mesh of the caller's (`jax.set_mesh`) as well, which JAX would take for the function's too.
+
+    Where there are several devices, threads take turns, each until its result is there (see `jlstm/turns.py`).
     """
 
     def decorate(function: Callable) -> Callable:
@@ -174,6 +179,12 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
         @functools.wraps(jitted)
         def call(*args: Any, **kwargs: Any) -> Any:
             check_not_forked()
+            if jax.local_device_count() == 1:
+                return on_its_own_mesh(*args, **kwargs)
+            with in_turn():
+                return jax.block_until_ready(on_its_own_mesh(*args, **kwargs))
+
+        def on_its_own_mesh(*args: Any, **kwargs: Any) -> Any:
             if jax.sharding.get_abstract_mesh().empty:
                 return jitted(*args, **kwargs)
             with jax.set_mesh(Mesh(np.empty((), object), ())):

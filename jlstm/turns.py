@@ -1,0 +1,35 @@
+"""Threads that take turns with JAX, where it has several devices.
+
+In XLA, a program on all devices and one on the first, started by two threads, can each hold the worker that the other
+waits for, forever. With one device there is nothing to wait for, and threads compute at once.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+__all__ = ["in_turn"]
+
+_changed = threading.Condition()
+_line: list[object] = []  # of the threads that came, the first of which has its turn
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """Wait for all threads that came before, so that none waits for long beside one that comes again and again.
+
+    Example:
+        >>> with in_turn():
+        ...     found = "what only one thread does at once"
+    """
+    mine = object()
+    try:
+        with _changed:
+            _line.append(mine)
+            _changed.wait_for(lambda: _line[0] is mine)
+        yield
+    finally:
+        with _changed:
+            with contextlib.suppress(ValueError):  # where Ctrl-C came first
+                _line.remove(mine)
+            _changed.notify_all()
