@@ -4,14 +4,13 @@ A fork copies a process with one of its threads alone, the one that forks. If JA
 the copy waits for them, and it can't start anew. A process that is forked before JAX has started is as good as another.
 """
 
+import contextlib
 import os
 
 __all__ = ["check_not_forked"]
 
-_runs, _left_behind = (
-    False,
-    False,
-)  # whether JAX had started at the last fork, and in the process of which this is a copy
+_runs = False  # whether JAX had started at the last fork
+_left_behind = False  # whether it had in the process of which this is a copy
 
 
 def check_not_forked() -> None:
@@ -25,10 +24,13 @@ def check_not_forked() -> None:
 
 
 def _before_fork() -> None:
-    from jax._src import xla_bridge  # JAX tells it nowhere else; where it moves, a fork is as before
-
     global _runs
-    _runs = xla_bridge.backends_are_initialized()
+    with contextlib.suppress(
+        ImportError, AttributeError
+    ):  # JAX tells it here alone; where that moves, nothing is known
+        from jax._src import xla_bridge
+
+        _runs = xla_bridge.backends_are_initialized()
 
 
 def _after_fork() -> None:
