@@ -73,6 +73,8 @@ def train(options: argparse.Namespace) -> float:
     text = read_text(options.text)
     training, validation = split(text)
     settings = QUICK if options.quick else BEST if options.best else DEFAULT
+    if options.start:
+        settings = {"start": load(options.start)} | {key: settings[key] for key in settings if key != "hidden_size"}
     given = {"hidden_size": options.hidden, "layers": options.layers, "dropout": options.dropout}
     given |= {"epochs": options.epochs, "streams": options.streams, "window": options.window}
     settings = settings | {name: value for name, value in given.items() if value is not None}
@@ -233,6 +235,7 @@ def main(arguments: list[str] | None = None) -> float | None:
         made.add_argument(f"--{name}", type=natural, metavar="N", help="see CharLM.train")
     made.add_argument("--dropout", type=float, metavar="P", help="see CharLM.train")
     made.add_argument("--curve", type=Path, metavar="FILE", help="draw the losses (needs the extra 'plot')")
+    made.add_argument("--start", type=Path, metavar="MODEL", help="go on from a saved model, with this text")
     made.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="go on from here, if the training was stopped")
 
     made = command(sample, help="write with what was learned")

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -18,8 +19,8 @@ import optax
 from jax import Array
 
 from jlstm import checkpoint, sampling
-from jlstm.cells import LSTM, Cell
-from jlstm.checks import alike, class_only, real_number, whole_number, whole_seed
+from jlstm.cells import LSTM, Cell, cell_of
+from jlstm.checks import alike, class_only, describe, real_number, whole_number, whole_seed
 from jlstm.config import LSTMConfig
 from jlstm.data import Streams, Windows
 from jlstm.evaluation import TextLoss, evaluate_text
@@ -35,6 +36,7 @@ from jlstm.training import Evaluation, Report, evaluate, fit, fresh_state
 
 __all__ = ["CharLM", "Checked", "decode", "default_dropout", "encode"]
 
+SIZES: dict[str, Any] = {"hidden_size": 384, "layers": 2, "cell": LSTM, "projection_size": None, "residual": False}
 WARMUP_STEPS = 200
 LAST_RATE = 0.02  # the learning rate ends at this part of its highest
 AVERAGED = 0.2  # over about this part of the steps the weights are averaged
@@ -103,10 +105,11 @@ class CharLM:
         text: str,
         *,
         validation: str | None = None,
-        hidden_size: int = 384,
-        layers: int = 2,
-        cell: Cell | str = LSTM,
-        residual: bool = False,
+        start: "CharLM | None" = None,
+        hidden_size: int | None = None,
+        layers: int | None = None,
+        cell: Cell | str | None = None,
+        residual: bool | None = None,
         dropout: float | None = None,
         input_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
@@ -138,11 +141,14 @@ class CharLM:
         Args:
             text: what to learn; its characters, together with those of `validation`, are the vocabulary.
             validation: a text held out; where it is given, the best model on it of all checks is returned.
-            hidden_size: the number of hidden units of each layer.
-            layers: the number of layers.
-            cell: the name of a cell in `jlstm.cells`, or a `Cell` of your own.
+            start: a model to go on from, with this text or another one; its optimiser starts anew. Its vocabulary is
+                kept, and what it has not seen is added behind, which is said where there is progress.
+            hidden_size: the number of hidden units of each layer; 384 by default, or those of `start`.
+            layers: the number of layers; 2 by default, or those of `start`.
+            cell: the name of a cell in `jlstm.cells`, or a `Cell` of your own; "lstm" by default, or that of `start`.
             dropout: the share of each layer's outputs that a step leaves out; by default `default_dropout`.
-            residual, input_dropout, recurrent_dropout, zoneout, weight_dropout, projection_size: as for `LSTMConfig`.
+            residual, projection_size: as for `LSTMConfig`, or those of `start`.
+            input_dropout, recurrent_dropout, zoneout, weight_dropout: as for `LSTMConfig`.
             epochs: how often to go through the text.
             learning_rate: the highest learning rate.
             weight_decay: the part of each weight that a step at a rate of 1 would take away.
@@ -171,22 +177,24 @@ class CharLM:
             FloatingPointError: the loss became NaN before the first check. After it, NaN or any other error, in the
                 callback too, ends the training with a `RuntimeWarning`, and the best model is returned.
         """
-        vocabulary = "".join(sorted({*_content("text", text), *_content("validation", validation or "")}))
+        if start is not None and not isinstance(start, CharLM):
+            raise TypeError(f"start: expected a CharLM, got {describe(start)}")
+        known = "" if start is None else start.vocabulary
+        new = "".join(sorted({*_content("text", text), *_content("validation", validation or "")} - {*known}))
+        vocabulary = known + new
         data = _streams(text, vocabulary, streams, window)
         if len(vocabulary) < 2:
             raise ValueError(f"text: expected at least two different characters, got only {vocabulary!r}")
         held_out = None if validation is None else _encode_some("validation", validation, vocabulary)
         characters = len(vocabulary)
         epochs, check_every = whole_number("epochs", epochs, least=1), whole_number("check_every", check_every, least=1)
+        sizes = {"hidden_size": hidden_size, "layers": layers, "cell": cell}
+        sizes |= {"projection_size": projection_size, "residual": residual}
         config = LSTMConfig(
             characters,
-            hidden_size,
-            characters,
+            output_size=characters,
             inputs="tokens",
-            layers=layers,
-            cell=cell,
-            projection_size=projection_size,
-            residual=residual,
+            **_sizes(sizes, start),
             input_dropout=input_dropout,
             recurrent_dropout=recurrent_dropout,
             zoneout=zoneout,
@@ -197,7 +205,11 @@ class CharLM:
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         patience = whole_patience(patience, held_out is not None)
         optimizer, seed = _AdamW(real_number("weight_decay", weight_decay)), whole_seed("seed", seed)
-        state = fresh_state(draw_params(seed, config), jax.random.key(seed), config=config, optimizer=optimizer)
+        params = draw_params(seed, config)
+        params = params if start is None else _with_more(start.params, params)
+        state = fresh_state(params, jax.random.key(seed), config=config, optimizer=optimizer)
+        if new and start is not None and progress:
+            print(f"characters that the model to start from does not know: {new!r}", file=sys.stderr)
         started = time.perf_counter()
 
         def made(params: ModelParams, done: float) -> "CharLM":
@@ -215,7 +227,7 @@ class CharLM:
         if checkpoint is not None:
             said = {"config": config, "vocabulary": vocabulary, "epochs": epochs, "learning_rate": learning_rate}
             said |= {"seed": seed, "check_every": check_every, "patience": patience}
-            held = {"text, streams and window": data, "validation": held_out}
+            held = {"text, streams and window": data, "validation": held_out, "start": start and start.params}
             recovery = Recovery(
                 checkpoint,
                 checkpoint_every,
@@ -529,6 +541,29 @@ def _fit(
         shape=_cosine_to_last_rate,
         place=report.place,
     )
+
+
+def _sizes(given: dict[str, Any], start: CharLM | None) -> dict[str, Any]:
+    """Return how large a network is to be: as given, or as the model that it starts from is, or as by default."""
+    found = SIZES if start is None else {name: getattr(start.config, name) for name in SIZES}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if start is not None and (cell_of(name, value) if name == "cell" else value) != found[name]:
+            raise ValueError(f"{name}: expected {found[name]!r}, as the model to start from has, got {value!r}")
+        found = found | {name: value}
+    return found
+
+
+def _with_more(params: ModelParams, drawn: ModelParams) -> ModelParams:
+    """Return the parameters of a model with those that were drawn for characters behind its own."""
+
+    def grown(own: Any, wide: Any) -> np.ndarray:
+        array = np.array(wide)
+        array[tuple(map(slice, own.shape))] = own
+        return array
+
+    return jax.tree.map(grown, params, drawn)
 
 
 def default_dropout(config: LSTMConfig, characters: int, epochs: int) -> float:

@@ -98,6 +98,12 @@ def test_shakespeare_goes_on_from_where_it_was(trained, capsys):
     assert "epoch 20" not in capsys.readouterr().out
 
 
+def test_shakespeare_goes_on_from_a_model(trained, tmp_path):
+    path, model, _, loss, *_ = trained
+    command = ["train", "--text", str(path), "--model", str(tmp_path / "further.npz"), "--start", str(model)]
+    assert example("shakespeare").main([*command, "--dropout", "0", "--epochs", "10", "--streams", "4"]) < loss + 0.1
+
+
 def test_shakespeare_evaluates_to_what_training_printed(trained):
     path, model, documented, loss, slower, _ = trained
     first, second = run("shakespeare", "evaluate", "--text", path, model, documented).splitlines()

@@ -1,6 +1,7 @@
 """Text in, text out: what `CharLM` learns, keeps, says and refuses."""
 
 import contextlib
+import functools
 import inspect
 import json
 import subprocess
@@ -238,6 +239,7 @@ def test_a_model_is_itself_only(learned):
 
 def test_defaults_are_those_of_the_table_in_the_readme():
     defaults = {name: p.default for name, p in inspect.signature(CharLM.train).parameters.items()}
+    defaults |= language_model.SIZES
     measured = {"hidden_size": 384, "layers": 2, "dropout": None, "epochs": 20, "learning_rate": 0.003}
     measured |= {"weight_decay": 0.05, "streams": 32, "window": 64, "seed": 0, "check_every": 1}
     assert defaults.items() >= measured.items()
@@ -477,3 +479,29 @@ def test_the_name_of_a_file_is_no_text_to_measure(learned, tmp_path):
         model.evaluate(str(path))
     with pytest.raises(ValueError, match=r"^text: expected more than .*, got 0$"):
         CharLM.train("")
+
+
+def test_goes_on_from_a_model(capsys):
+    small = {"hidden_size": 8, "layers": 1, "streams": 2, "window": 10}
+    first = CharLM.train("to be or not to be, " * 12, **small, epochs=2, progress=False)
+    text = "a zoo or not a zoo, " * 12
+    kept = CharLM.train(text, start=first, epochs=1, learning_rate=0, streams=2, window=10)
+    assert kept.vocabulary == first.vocabulary + "az"
+    assert "characters that the model to start from does not know: 'az'\n" in capsys.readouterr().err
+    assert (kept.config.hidden_size, kept.config.layers) == (8, 1)
+    [own], [wide] = first.params.layers, kept.params.layers
+    characters = len(first.vocabulary)
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6)  # what an average of equal ones is off
+    close(wide.weight_ih[:, :characters], own.weight_ih)
+    close(wide.weight_hh, own.weight_hh)
+    close(kept.params.readout.weight[:, :characters], first.params.readout.weight)
+    assert np.abs(wide.weight_ih[:, characters:]).min() > 0
+    again = CharLM.train("to be or not to be, " * 12, start=first, **small, epochs=2, progress=False)
+    assert again.evaluate("to be or not to be").nats < first.evaluate("to be or not to be").nats
+    message = "hidden_size: expected 8, as the model to start from has, got 9"
+    with pytest.raises(ValueError, match=message):
+        CharLM.train(text, start=first, hidden_size=9, streams=2, window=10)
+    with pytest.raises(ValueError, match=r"cell: expected Cell\('lstm'\), as the model to start from has, got 'gru'"):
+        CharLM.train(text, start=first, cell="gru", streams=2, window=10)
+    with pytest.raises(TypeError, match=r"start: expected a CharLM, got 'model\.npz'"):
+        CharLM.train(text, start="model.npz")
