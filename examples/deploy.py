@@ -13,20 +13,29 @@ from pathlib import Path
 
 import numpy as np
 
+NEEDS = "deploy.py needs onnx and ONNX Runtime: pip install 'jlstm[onnx]' onnxruntime"
 HELD_OUT, WRITTEN = 0.1, 1000
 SETTINGS = {"hidden_size": 256, "dropout": 0.1, "streams": 16}
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
     """Learn a text, export the model, and say what ONNX Runtime makes of it."""
+    try:
+        import onnx  # noqa: F401 - to know of it before the training, not behind it
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        raise SystemExit(NEEDS) from None
     import jax
 
     from jlstm import CharLM, forward
 
-    text = options.text.read_text(encoding="utf-8")
+    text = read(options.text)
+    if not options.model.parent.is_dir():
+        raise SystemExit(f"There is no folder {options.model.parent} to write the model into.")
     first = int(len(text) * (1 - HELD_OUT))
     model = CharLM.train(text[:first], validation=text[first:], epochs=options.epochs, seed=0, **SETTINGS)
     model.export_onnx(options.model)
+    print(f"The model is in {options.model}.")
 
     ids = np.array([[model.vocabulary.index(character) for character in text[first:]]])
     scores = np.asarray(jax.jit(forward)(model.params, ids, model.config)[0])
@@ -57,14 +66,27 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 
 def run(options: argparse.Namespace) -> dict[str, float]:
     """Read the text held out and write on from its beginning, with the exported model alone."""
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError:
+        raise SystemExit(NEEDS) from None
 
+    text = read(options.text)
+    if not options.model.is_file():
+        raise SystemExit(f"There is no model {options.model}: deploy.py train TEXT makes one.")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # that an input may be left out is meant
-    session = onnxruntime.InferenceSession(options.model, settings, providers=["CPUExecutionProvider"])
-    vocabulary = json.loads(session.get_modelmeta().custom_metadata_map["vocabulary"])
-    text = options.text.read_text(encoding="utf-8")
+    try:
+        session = onnxruntime.InferenceSession(options.model, settings, providers=["CPUExecutionProvider"])
+        vocabulary = json.loads(session.get_modelmeta().custom_metadata_map["vocabulary"])
+    except Exception:  # of kinds of ONNX Runtime's own
+        raise SystemExit(f"{options.model} is no model that deploy.py train TEXT made.") from None
     held_out = text[int(len(text) * (1 - HELD_OUT)) :]
+    if len(held_out) < 2:
+        raise SystemExit(f"{options.text} is too short: of its {len(text)} characters {len(held_out)} are held out.")
+    if unknown := sorted({*held_out} - {*vocabulary}):
+        few = f"{''.join(unknown[:10])!r}{' and more' * (len(unknown) > 10)}"
+        raise SystemExit(f"{options.text} has characters that {options.model} has not learned: {few}.")
     ids = np.array([[vocabulary.index(character) for character in held_out]])
     [scores] = session.run(["outputs"], {"x": ids})
     if options.logits:
@@ -74,9 +96,17 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     written = write(session, vocabulary, ids[:, :100], options.temperature)
     took = (time.perf_counter() - began) / WRITTEN
     assert "jax" not in sys.modules
-    print(f"{written[:300]}\n")
+    print(f"ONNX Runtime wrote on, from {options.model}:\n{written[:300]}\n")
     print(f"ONNX Runtime: {nats(scores, ids):.4f} nats a character, {took * 1e6:.1f} µs for each that it wrote")
     return {"nats": nats(scores, ids)}
+
+
+def read(path: Path) -> str:
+    """Return what is in a text file, or end with what is wrong about it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} can not be read as a text: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def write(session, vocabulary: str, ids: np.ndarray, temperature: float, seed: int = 0) -> str:

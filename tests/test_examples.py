@@ -455,9 +455,52 @@ def test_deploy_gives_the_same_outputs_in_onnx_runtime(tmp_path, capsys):
     assert found["difference"] <= 2e-5
     assert found["same"] == 1
     out = capsys.readouterr().out
+    path = tmp_path / "model.onnx"
+    assert f"The model is in {path}.\nONNX Runtime wrote on, from {path}:\n" in out
     losses = re.findall(r"(.*): (\d\.\d{4}) nats a character, [\d.]+ µs for each that it wrote", out)
     assert [name for name, _ in losses] == ["ONNX Runtime", "jlstm"]
     assert losses[0][1] == losses[1][1] == f"{found['nats']:.4f}"
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_deploy_says_before_it_trains_what_it_needs(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=r"^deploy\.py needs onnx and ONNX Runtime: pip install 'jlstm\[onnx\]' onnxr"):
+        example("deploy").main(["train", str(tmp_path / "no.txt")])
+
+
+def test_deploy_says_what_it_can_not_read(tmp_path):
+    pytest.importorskip("onnxruntime")
+    onnx, main = pytest.importorskip("onnx"), example("deploy").main
+    text, model, short, images = (tmp_path / name for name in ("text.txt", "m.onnx", "short.txt", "image.png"))
+    text.write_text("abc" * 99 + "xyz", encoding="utf-8")
+    short.write_text("abc", encoding="utf-8")
+    images.write_bytes(b"\x89PNG")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
+    made = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    onnx.save(made, tmp_path / "other.onnx")
+    onnx.helper.set_model_props(made, {"vocabulary": '"abc"'})
+    onnx.save(made, model)
+    for arguments, message in [
+        (["run", text, "--model", model], f"{text} has characters that {model} has not learned: 'xyz'."),
+        (["run", short, "--model", model], f"{short} is too short: of its 3 characters 1 are held out."),
+        (
+            ["run", text, "--model", tmp_path / "no"],
+            f"There is no model {tmp_path}/no: deploy.py train TEXT makes one.",
+        ),
+        (["run", text, "--model", text], f"{text} is no model that deploy.py train TEXT made."),
+        (["run", text, "--model", tmp_path / "other.onnx"], "other.onnx is no model that deploy.py train TEXT made."),
+        (["run", tmp_path / "no"], f"{tmp_path}/no can not be read as a text: No such file or directory."),
+        (["run", images], f"{images} can not be read as a text: 'utf-8' codec can't decode byte 0x89 in position 0"),
+        (["train", tmp_path / "no"], f"{tmp_path}/no can not be read as a text: No such file or directory."),
+        (
+            ["train", text, "--model", tmp_path / "no" / "m"],
+            f"There is no folder {tmp_path}/no to write the model into.",
+        ),
+    ]:
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            main([*map(str, arguments)])
 
 
 @pytest.mark.slow
