@@ -387,16 +387,17 @@ def describe(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     if hasattr(value, "_fields"):
         return type(value).__name__
-    if isinstance(value, (tuple, list)) and any(hasattr(element, "__len__") for element in value):
+    shown = reprlib.repr(value)
+    if isinstance(value, (tuple, list)) and ("\n" in shown or any(hasattr(element, "__len__") for element in value)):
         return f"a {type(value).__name__} of {len(value)}"
-    return reprlib.repr(value)
+    return type(value).__name__ if "\n" in shown else shown
 
 
 def library(name: str, extra: str) -> Any:
     """Return a library that is an optional extra of jlstm.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message says how to.
+        ModuleNotFoundError: it is not installed, or what it imports is not; the message says which.
 
     Example:
         >>> library("numpy", extra="interop").__name__
@@ -405,8 +406,11 @@ def library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        advice = f"expected it to be installed, got {error}; pip install 'jlstm[{extra}]'"
-        raise ModuleNotFoundError(f"{name}: {advice}", name=error.name) from error
+        package, missing = name.partition(".")[0], error.name or name
+        if missing.partition(".")[0] != package:  # what it imports itself
+            raise ModuleNotFoundError(f"{package} needs {missing}, which is not installed", name=missing) from error
+        message = f"{package} is not installed: pip install 'jlstm[{extra}]'"
+        raise ModuleNotFoundError(message, name=missing) from error
 
 
 if TYPE_CHECKING:

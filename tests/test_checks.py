@@ -12,7 +12,7 @@ import pytest
 
 import jlstm
 from jlstm import Batch, LSTMConfig, LSTMState
-from jlstm.checks import alike, class_only, describe, numbers, prng_key, shaped, whole_seed, whole_size
+from jlstm.checks import alike, class_only, describe, library, numbers, prng_key, shaped, whole_seed, whole_size
 from jlstm.evaluation import evaluate_text
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.losses import summed_loss
@@ -33,6 +33,11 @@ def with_state(h):
     return STATE[0], STATE[1]._replace(h=h)
 
 
+class Lines:
+    def __repr__(self):
+        return "Lines(\n)"
+
+
 # The words
 
 
@@ -49,11 +54,26 @@ def with_state(h):
         ([np.ones(2)] * 3, "a list of 3"),
         (STATE, "a tuple of 2"),
         (LAYER, "LSTMParams"),
+        (Lines(), "Lines"),
+        ((Lines(), Lines()), "a tuple of 2"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_what_came_is_described_in_a_few_words(value, words):
     assert describe(value) == words
+
+
+def test_says_which_library_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "has_needs.py").write_text("import none.at_all")
+    for name, message, missing in [
+        ("none", "none is not installed: pip install 'jlstm[extra]'", "none"),
+        ("none.at_all", "none is not installed: pip install 'jlstm[extra]'", "none"),
+        ("has_needs", "has_needs needs none, which is not installed", "none"),
+    ]:
+        with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(message)}$") as caught:
+            library(name, extra="extra")
+        assert caught.value.name == missing
 
 
 def test_arrays_of_others_are_read_whatever_they_call_their_dtypes():

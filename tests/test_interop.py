@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jlstm import CharLM, LSTMConfig, LSTMNetwork, Readout, interop
-from jlstm.cells import GRU, LSTM, RNN
+from jlstm.cells import GRU, LSTM, RNN, Cell
 from jlstm.model import ModelParams
 from tests.exchange import HIDDEN, INPUTS, a_model, close, run, same_bits, sequences
 
@@ -44,11 +44,20 @@ def test_imports_no_other_library():
     assert out.strip() == "[]"
 
 
+def test_a_model_is_written_without_its_weights():
+    assert repr(a_model(LSTM)) == "Model(Cell('lstm'), layers=(4 -> 8), readout=None, target='each', activation=None)"
+    model = a_model(GRU, layers=2, both=True, readout=True)._replace(target="last", activation="softmax")
+    sizes = "layers=(4 -> 8 + 8, 16 -> 8 + 8), readout=16 -> 2"
+    assert repr(model) == f"Model(Cell('gru'), {sizes}, target='last', activation='softmax')"
+    own = interop.Model(Cell(LSTM.linear, LSTM.gates, LSTM.zero_state), ({},))
+    assert "layers=(?), readout=None" in repr(own)
+
+
 def test_layers_that_are_not_alike_are_a_model_and_no_network():
     below, above = a_model(LSTM, both=True), a_model(LSTM, readout=True)
     [layer] = above.layers
     layer = layer._replace(weight_ih=np.ones((4 * HIDDEN, 2 * HIDDEN), np.float32))
-    message = "layers: expected the same units and directions in all, got 8 + 8, 8; jlstm.stack runs them"
+    message = "layers: expected the same units and directions in all, got 8 + 8, 8; otherwise, interop.from_... "
     with pytest.raises(ValueError, match=re.escape(message)):
         interop.network_of(above._replace(layers=(*below.layers, layer)))
 
@@ -165,12 +174,18 @@ def test_a_file_of_the_documented_program(tmp_path):
 @pytest.mark.parametrize(
     ("given", "options", "error", "message"),
     [
-        (lambda: [a_model(LSTM)], {}, ValueError, "readout: expected the dense layer on top of the layers, got None"),
+        (
+            lambda: [a_model(LSTM)],
+            {},
+            ValueError,
+            "readout: expected the dense layer on top of the layers, got None; without one, interop.from_... gives the "
+            "layers, and jlstm.stack(model.layers, xs, cell=model.cell) runs them",
+        ),
         (
             lambda: [a_model(LSTM, jnp.dtype("float64"), readout=True)],
             {},
             TypeError,
-            "weights: expected float32, in which networks compute, got float64; convert them first",
+            "weights: expected float32, in which networks compute, got float64; write lstm.float(), or ",
         ),
         (
             lambda: [a_model(LSTM, readout=True)],

@@ -132,9 +132,9 @@ def test_arrays_keep_their_dtype():
         (
             lambda: weights() | {"Wf": np.ones((8, 8))},
             ValueError,
-            "source['Wf']: expected shape [H, H + I], got [8, 8]",
+            "source['Wf']: expected shape [H, H + I], got shape [8, 8]",
         ),
-        (lambda: weights() | {"Wf": [1.0]}, ValueError, "source['Wf']: expected shape [any, any], got float64 of s"),
+        (lambda: weights() | {"Wf": [1.0]}, ValueError, "source['Wf']: expected shape [H, H + I], got float64 of s"),
         (
             lambda: weights() | {"Wo": np.ones((12, 8))},
             ValueError,
@@ -143,7 +143,7 @@ def test_arrays_keep_their_dtype():
         (
             lambda: weights() | {"Wy": np.ones((8, 2))},
             ValueError,
-            "source['Wy']: expected shape [any, 8], got float64 of shape (8, 2)",
+            "source['Wy']: expected shape [C, 8], got float64 of shape (8, 2)",
         ),
         (
             lambda: weights() | {"by": np.ones((1, 2))},

@@ -154,6 +154,14 @@ class OwnCell(eqx.nn.LSTMCell):
         return hidden
 
 
+class Own(eqx.Module):
+    cell: eqx.nn.LSTMCell
+    linear: eqx.nn.Linear
+
+    def __init__(self):
+        self.cell, self.linear = a_cell("LSTMCell"), eqx.nn.Linear(HIDDEN, 2, key=KEY)
+
+
 def arrays(**changed):
     shapes = {"weight_ih": (32, 4), "weight_hh": (32, 8), "bias": (32,)}
     found = {name: np.ones(shape, np.float32) for name, shape in shapes.items()} | changed
@@ -168,17 +176,17 @@ def arrays(**changed):
         (
             lambda: ([eqx.nn.Linear(3, 4, key=KEY)],),
             TypeError,
-            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got Linear(",
+            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got Linear",
         ),
         (
             lambda: ([OwnCell(4, 8, key=KEY)],),
             TypeError,
-            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got OwnCell(",
+            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got OwnCell",
         ),
         (
             lambda: ([(a_cell("LSTMCell"), a_cell("LSTMCell"))],),
             TypeError,
-            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got (LSTMCell(",
+            "layers[0]: expected an eqx.nn.LSTMCell or eqx.nn.GRUCell, got a tuple of 2",
         ),
         (
             lambda: (Bidirectional(a_cell("LSTMCell"), a_cell("GRUCell")),),
@@ -195,7 +203,11 @@ def arrays(**changed):
             ValueError,
             "layers.backward['weight_hh']: expected 28 or 21 rows, of an LSTM or a GRU, got shape [32, 7]",
         ),
-        (lambda: (arrays(weight_ih=None),), TypeError, "layers['weight_ih']: expected numbers, got None"),
+        (
+            lambda: (arrays(weight_ih=None),),
+            ValueError,
+            "layers: expected an array 'weight_ih', got ['bias', 'weight_hh']",
+        ),
         (
             lambda: (arrays(weight_hr=np.ones((8, 8), np.float32)),),
             ValueError,
@@ -232,7 +244,20 @@ def arrays(**changed):
             "readout: expected weights for the 8 outputs of the layer below, got weights for 7",
         ),
         (lambda: (arrays(), 3), TypeError, "linear: expected an eqx.nn.Linear, got 3"),
-        (lambda: (arrays(), {"bias": np.ones(2)}), TypeError, "linear['weight']: expected numbers, got None"),
+        (lambda: (arrays(), {"bias": np.ones(2)}), ValueError, "linear: expected an array 'weight', got ['bias']"),
+        (lambda: (Own(),), TypeError, "got Own; of a module of your own, m, hand over its parts: m.cell"),
+        (lambda: (arrays(), Own()), TypeError, "got Own; of a module of your own, m, hand over its parts: m.linear"),
+        (
+            lambda: ([eqx.nn.Embedding(3, 4, key=KEY), a_cell("LSTMCell")],),
+            TypeError,
+            "; fold the embedding in, weight_ih @ embedding.T for the first weight_ih",
+        ),
+        (
+            lambda: ("m.eqx",),
+            TypeError,
+            "layers: expected what equinox has, got the path 'm.eqx'; hand over what eqx.tree_deserialise_leaves reads",
+        ),
+        (lambda: (a_model(LSTM),), TypeError, "layers: expected what equinox has, got a Model; to_equinox takes that"),
         (
             lambda: (arrays(), {"weight": np.ones((2, 8)), "scale": np.ones(2)}),
             ValueError,
@@ -252,5 +277,8 @@ def nan_cell():
 def test_names_what_equinox_does_not_have():
     with pytest.raises(ValueError, match="cell: expected one that Equinox has, 'lstm', 'gru', got 'rnn'"):
         to_equinox(a_model(RNN))
-    with pytest.raises(ValueError, match="model: expected a dtype of 32 bits or less, got float64, which needs jax_en"):
+    with pytest.raises(
+        ValueError,
+        match="model: expected a dtype of 32 bits or less, got float64, which needs jax_enable_x64; write as",
+    ):
         to_equinox(a_model(LSTM, "float64"))

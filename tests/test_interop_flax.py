@@ -218,6 +218,18 @@ def both_ways(**options):
     return nnx.Bidirectional(nnx.RNN(cell()), nnx.RNN(cell()), **options)
 
 
+class Tagger(nn.Module):
+    @nn.compact
+    def __call__(self, xs):
+        return nn.RNN(nn.LSTMCell(HIDDEN))(xs)
+
+
+class Own(nnx.Module):
+    def __init__(self):
+        self.rnn, self.cell = nnx.RNN(cell()), cell("GRUCell")
+        self.linear = nnx.Linear(HIDDEN, OUTPUTS, rngs=nnx.Rngs(0))
+
+
 def hard_sigmoid(x):
     return jnp.clip(x / 6 + 0.5, 0, 1)
 
@@ -238,6 +250,27 @@ def changed(**parts):
             lambda: ([TREE, (TREE, TREE)],),
             TypeError,
             "layers[1]: expected a tree of parameters or a module of nnx, got a tuple of 2",
+        ),
+        (
+            lambda: (Own(),),
+            TypeError,
+            "module of nnx, got Own; of a module of your own, m, hand over its parts: m.rnn, m.cell",
+        ),
+        (
+            lambda: (nnx.Embed(3, 4, rngs=nnx.Rngs(0)),),
+            TypeError,
+            "got an nnx.Embed; fold the embedding in, weight_ih @ embedding.T for the first weight_ih",
+        ),
+        (
+            lambda: (TREE, "dense"),
+            TypeError,
+            "dense: expected what flax has, got the path 'dense'; hand over what your checkpointer reads from it",
+        ),
+        (lambda: (a_model(LSTM),), TypeError, "layers: expected what flax has, got a Model; to_flax takes that"),
+        (
+            lambda: (Tagger(),),
+            TypeError,
+            "layers: expected the tree of its parameters, got Tagger, which does not hold them",
         ),
         (
             lambda: (nn.RNN(nn.LSTMCell(3)),),
@@ -314,7 +347,23 @@ def changed(**parts):
         (
             lambda: ({"LSTMCell_0": TREE["cell"], "Dense_0": {"kernel": np.ones((8, 2))}},),
             ValueError,
-            "layers: expected the parameters of LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or of an RNN or a ",
+            "layers: expected the parameters of LSTMCell, OptimizedLSTMCell, GRUCell, SimpleCell, or of an RNN or a "
+            "Bidirectional of them, got [",
+        ),
+        (
+            lambda: ({"Able": {"h": {"kernel": np.ones((8, 8))}}, "LSTMCell_0": TREE["cell"]},),
+            ValueError,
+            "; hand over one part, layers['LSTMCell_0']",
+        ),
+        (
+            lambda: ({"params": {"LSTMCell_0": TREE["cell"], "RNN_0": TREE, "Dense_0": {"kernel": np.ones((8, 2))}}},),
+            ValueError,
+            "; hand over one part, layers['params']['LSTMCell_0'] or layers['params']['RNN_0']['cell']",
+        ),
+        (
+            lambda: (nnx.state(Own(), nnx.Param),),
+            ValueError,
+            "; hand over one part, layers['cell'] or layers['rnn']['cell']",
         ),
         (
             lambda: ([changed(hf=None)],),
@@ -404,6 +453,14 @@ def test_names_what_can_not_be_taken_over(given, error, message):
 def wrong(module, kernel):
     module.ig.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
     return module
+
+
+def test_in_a_compact_module_a_cell_lies_by_itself():
+    model, xs = a_model(LSTM), sequences()
+    [tree], _ = to_flax(model)
+    hs = Tagger().apply({"params": {"LSTMCell_0": tree["cell"]}}, xs)
+    close(hs, run(model, xs)[0], "float32")
+    close(nn.RNN(nn.OptimizedLSTMCell(HIDDEN)).apply({"params": tree}, xs), hs, "float32")
 
 
 def test_names_what_flax_does_not_have():

@@ -183,6 +183,11 @@ def ones(*shape):
     return np.ones(shape, np.float32)
 
 
+WHOLE = (
+    LSTM_TREE | GRU_TREE | {"linear": {"w": ones(8, 2)}, "head/linear": {"w": ones(8, 3)}, "norm": {"scale": ones(8)}}
+)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -192,12 +197,12 @@ def ones(*shape):
         (
             lambda: (LSTM_TREE, ["lstm", "lstm_1"]),
             ValueError,
-            "layers[1]: expected the name of an hk.LSTM or an hk.GRU, one of ['lstm/linear'], got 'lstm_1'",
+            "layers[1]: expected the name of an hk.LSTM or an hk.GRU, one of ['lstm'], got 'lstm_1'",
         ),
         (
             lambda: (LSTM_TREE, Bidirectional("lstm", "other")),
             ValueError,
-            "layers.backward: expected the name of an hk.LSTM or an hk.GRU, one of ['lstm/linear'], got 'other'",
+            "layers.backward: expected the name of an hk.LSTM or an hk.GRU, one of ['lstm'], got 'other'",
         ),
         (
             lambda: (vanilla(), "vanilla_rnn"),
@@ -216,8 +221,8 @@ def ones(*shape):
         ),
         (
             lambda: ({"lstm/linear": 3}, "lstm"),
-            ValueError,
-            "params['lstm/linear']: expected an array 'w', got 3",
+            TypeError,
+            "params['lstm/linear']: expected a dictionary of arrays, got 3",
         ),
         (
             lambda: (changed(LSTM_TREE, w=None), "lstm"),
@@ -282,8 +287,30 @@ def ones(*shape):
         (
             lambda: (LSTM_TREE, "lstm", "linear"),
             ValueError,
-            "linear: expected the name of an hk.Linear, one of ['lstm/linear'], got 'linear'",
+            "linear: expected the name of an hk.Linear, of which there is none, got 'linear'",
         ),
+        (
+            lambda: (WHOLE, "lsm", "linear"),
+            ValueError,
+            "layers: expected the name of an hk.LSTM or an hk.GRU, one of ['gru', 'lstm'], got 'lsm'",
+        ),
+        (
+            lambda: (WHOLE, "lstm/linear"),
+            ValueError,
+            "layers: expected the name of an hk.LSTM or an hk.GRU, one of ['gru', 'lstm'], got 'lstm/linear'",
+        ),
+        (
+            lambda: (WHOLE, "lstm", "linea"),
+            ValueError,
+            "linear: expected the name of an hk.Linear, one of ['head/linear', 'linear'], got 'linea'",
+        ),
+        (lambda: (LSTM_TREE, "lstm", ["linear"]), TypeError, "linear: expected the name of a module, got a list of 1"),
+        (
+            lambda: ("m.pickle", "lstm"),
+            TypeError,
+            "params: expected what haiku has, got the path 'm.pickle'; hand over what pickle or NumPy reads from it",
+        ),
+        (lambda: (a_model(LSTM), "lstm"), TypeError, "params: expected what haiku has, got a Model; to_haiku takes th"),
         (
             lambda: (LSTM_TREE | {"linear": {"w": ones(7, 2)}}, "lstm", "linear"),
             ValueError,
@@ -322,12 +349,18 @@ def vanilla():
         (
             lambda: (a_model(LSTM, layers=2), "lstm"),
             ValueError,
-            "layers: expected names for layers of [1, 1] directions, got some for [1]",
+            "layers: expected names for layers of [1, 1] directions, such as ['lstm', 'lstm_1'], got some for [1]",
         ),
         (
             lambda: (a_model(LSTM, both=True), ["lstm"]),
             ValueError,
-            "layers: expected names for layers of [2] directions, got some for [1]",
+            "layers: expected names for layers of [2] directions, such as [jlstm.Bidirectional('lstm', 'lstm_1')], ",
+        ),
+        (
+            lambda: (a_model(GRU_BEFORE, layers=2, both=True), ["gru", "gru_1"]),
+            ValueError,
+            "layers: expected names for layers of [2, 2] directions, such as [jlstm.Bidirectional('gru', 'gru_1'), "
+            "jlstm.Bidirectional('gru_2', 'gru_3')], got some for [1, 1]",
         ),
         (lambda: (a_model(LSTM), [None]), TypeError, "layers[0]: expected the name of a module, got None"),
         (

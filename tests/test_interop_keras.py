@@ -6,6 +6,7 @@ In float32 alone: Keras rounds to it in its tanh (3.15).
 import functools
 import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -262,12 +263,26 @@ class Other(kl.LSTM):
     pass
 
 
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__(name="own")
+        self.lstm, self.dense = a_layer("LSTM"), kl.Dense(OUTPUTS)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
         # What is no such layer, or not at that place
         (lambda: (3,), TypeError, "layers: expected LSTM, GRU, SimpleRNN or Bidirectional layers, then at most a Gl"),
         (lambda: ([],), TypeError, "a Dense and its Activation or Softmax, got none of them"),
+        (lambda: (Own(),), TypeError, "got Own 'own'; of a module of your own, m, hand over its parts: m.lstm"),
+        (
+            lambda: ("m.keras",),
+            TypeError,
+            "layers: expected what keras has, got the path 'm.keras'; hand over what keras.models.load_model reads ",
+        ),
+        (lambda: (WEIGHTS, Path("d")), TypeError, "dense: expected what keras has, got the path 'd'; hand over"),
+        (lambda: (a_model(LSTM),), TypeError, "layers: expected what keras has, got a Model; to_keras takes that"),
         (lambda: (kl.LSTM,), TypeError, "a Dense and its Activation or Softmax, got <class"),
         (lambda: (Other(5, name="other"),), TypeError, "Activation or Softmax, got Other 'other'"),
         (lambda: (type("LSTM", (), {})(),), TypeError, "Activation or Softmax, got <"),
@@ -277,17 +292,17 @@ class Other(kl.LSTM):
             lambda: ([WEIGHTS[0], kl.Embedding(3, 4, name="a"), WEIGHTS[1]],),
             TypeError,
             "layers[1]: expected LSTM, GRU, SimpleRNN or Bidirectional layers, then at most a GlobalAveragePooling1D, "
-            "a Dense and its Activation or Softmax, got Embedding 'a'",
+            "a Dense and its Activation or Softmax, got Embedding 'a'; fold the embedding in, weight_ih @ embedding.T",
         ),
         (
-            lambda: ([built(a_layer("LSTM")), built(kl.Dense(4), 8), built(kl.Dense(2, name="a"), 4)],),
-            TypeError,
-            "Activation or Softmax, got Dense 'a'",
+            lambda: ([WEIGHTS[0], kl.Dense(4, activation="relu", name="a"), kl.Dense(2, name="b")],),
+            ValueError,
+            "layers: expected one Dense on top, got 2, Dense 'a' and Dense 'b'",
         ),
         (
-            lambda: ([WEIGHTS[0], built(kl.Dense(4), 8)], built(kl.Dense(2, name="a"), 4)),
-            TypeError,
-            "dense: expected LSTM, GRU, SimpleRNN or Bidirectional layers, then at most a GlobalAveragePooling1D",
+            lambda: (keras.Sequential([a_layer("LSTM"), top := kl.Dense(4, name="a")]), top),
+            ValueError,
+            "dense: expected None, as layers has Dense 'a' on top, got Dense 'a'; leave it out",
         ),
         (
             lambda: ([WEIGHTS[0], built(kl.Dense(4, activation="softmax"), 8), kl.Softmax(name="a")],),
@@ -296,9 +311,10 @@ class Other(kl.LSTM):
         ),
         (lambda: ([WEIGHTS[0], kl.Softmax(name="a")],), TypeError, "Activation or Softmax, got Softmax 'a'"),
         (
-            lambda: (keras.Sequential([kl.Input((TIME, INPUTS)), kl.Masking(), kl.LSTM(5)]),),
+            lambda: (keras.Sequential([kl.Input((TIME, INPUTS)), kl.Masking(name="m"), kl.LSTM(5)]),),
             ValueError,
-            "layers.layers[0]: expected no Masking; leave it out, and give lengths to what runs the layers",
+            "model.layers[0]: expected no Masking, which has no weights, got Masking 'm'; hand over model.layers[1:], "
+            "and lengths to what runs the layers",
         ),
         (
             lambda: (WEIGHTS[0], kl.TimeDistributed(kl.LSTM(5, name="a"))),
@@ -314,27 +330,27 @@ class Other(kl.LSTM):
         (
             lambda: (with_state(),),
             ValueError,
-            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
+            "model.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_residual(),),
             ValueError,
-            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
+            "model.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_operation(),),
             ValueError,
-            "layers.layers[2]: expected to be called once, on what the layer below gives, got",
+            "model.layers[2]: expected to be called once, on what the layer below gives, got",
         ),
         (
             lambda: (with_two_outputs(),),
             ValueError,
-            "layers.layers[1]: expected to be called once, for the model's only output, got LSTM",
+            "model.layers[1]: expected to be called once, for the model's only output, got LSTM",
         ),
         (
             lambda: (with_layer_twice(),),
             ValueError,
-            "layers.layers[1]: expected to be called once, for the model's only output, got LSTM",
+            "model.layers[1]: expected to be called once, for the model's only output, got LSTM",
         ),
         # Settings that have no equal
         (lambda: (a_layer("LSTM", activation="relu"),), ValueError, "layers.activation: expected 'tanh', got 'relu'"),
@@ -415,7 +431,7 @@ class Other(kl.LSTM):
         (
             lambda: (keras.Sequential([kl.LSTM(5, name="a")]),),
             ValueError,
-            "layers.layers[0]: expected a layer that was built, which its first inputs do, got LSTM 'a'",
+            "model.layers[0]: expected a layer that was built, which its first inputs do, got LSTM 'a'",
         ),
         (
             lambda: (WEIGHTS[0], kl.Dense(4, name="a")),
@@ -430,7 +446,8 @@ class Other(kl.LSTM):
         (
             lambda: (BOTH[:5],),
             ValueError,
-            "layers: expected 2 or 3 arrays, with a bias or none, or of a Bidirectional 4 or 6, got 5",
+            "layers: expected the 2 or 3 arrays of a layer, with a bias or none, or the 4 or 6 of a Bidirectional, "
+            "got 5; of several layers hand over a list of the get_weights() of each layer",
         ),
         (
             lambda: ([[*BOTH[:2], *BOTH[3:5]]],),
@@ -451,7 +468,7 @@ class Other(kl.LSTM):
         (
             lambda: (changed(0, np.ones((8, 31), np.float32)),),
             ValueError,
-            "layers[1][0]: expected shape [any, 32], got float32 of shape (8, 31)",
+            "layers[1][0]: expected shape [inputs, 32], got float32 of shape (8, 31)",
         ),
         (
             lambda: (changed(2, np.ones(31, np.float32)),),
@@ -505,7 +522,7 @@ def test_names_what_can_not_be_taken_over(given, error, message):
 def test_names_the_arrays_of_a_layer():
     layer = built(a_layer("LSTM", both=True))
     layer.backward_layer.cell.bias.assign(np.full(4 * HIDDEN, np.inf))
-    message = "layers.layers[0].backward_layer.get_weights()[2]: expected finite numbers, got NaN or infinity"
+    message = "model.layers[0].backward_layer.get_weights()[2]: expected finite numbers, got NaN or infinity"
     with pytest.raises(ValueError, match=re.escape(message)):
         from_keras(keras.Sequential([kl.Input((TIME, INPUTS)), layer]))
 

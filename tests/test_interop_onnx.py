@@ -286,8 +286,12 @@ def test_a_file_is_read(tmp_path):
 def test_graphs_alone_need_onnx(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert from_onnx(NODE).cell is LSTM
-    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'jlstm[onnx]'")):
-        from_onnx(tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    with pytest.raises(FileNotFoundError):
+        from_onnx(path)
+    path.touch()
+    with pytest.raises(ModuleNotFoundError, match=re.escape("onnx is not installed: pip install 'jlstm[onnx]'")):
+        from_onnx(path)
 
 
 def between(proto, name, kind, *constants, **attributes):
@@ -373,6 +377,12 @@ def with_arrays(**arrays):
     ("given", "error", "message"),
     [
         (lambda: 3, TypeError, "node: expected a Node, got 3"),
+        (lambda: a_model(LSTM), TypeError, "node: expected what onnx has, got a Model; to_onnx takes that"),
+        (
+            lambda: deep().graph.node[0],
+            TypeError,
+            "node: expected a Node, got NodeProto; a node of onnx comes in with its whole model, an onnx.ModelProto, ",
+        ),
         (lambda: NODE._replace(kind="Conv"), ValueError, "node.kind: expected 'LSTM', 'GRU' or 'RNN', got 'Conv'"),
         (lambda: NODE._replace(arrays=None), TypeError, "node.arrays: expected a dictionary, got None"),
         (lambda: NODE._replace(attributes=[]), TypeError, "node.attributes: expected a dictionary, got []"),
@@ -419,22 +429,22 @@ def with_arrays(**arrays):
         (
             lambda: with_attributes(hidden_size=7),
             ValueError,
-            "node.arrays['R']: expected shape [1, 4 * hidden_size, hidden_size] with hidden_size = 7, got [1, 32, 8]",
+            "node.arrays['R']: expected shape [1, 4 * hidden_size, hidden_size] with hidden_size = 7, got shape ",
         ),
         (
             lambda: NODE._replace(kind="GRU"),
             ValueError,
-            "node.arrays['R']: expected shape [1, 3 * hidden_size, hidden_size] with hidden_size = 8, got [1, 32, 8]",
+            "node.arrays['R']: expected shape [1, 3 * hidden_size, hidden_size] with hidden_size = 8, got shape ",
         ),
         (
             lambda: with_attributes(direction="bidirectional"),
             ValueError,
-            "node.arrays['R']: expected shape [2, any, any], got float32 of shape (1, 32, 8)",
+            "node.arrays['R']: expected shape [2, rows, hidden_size], got float32 of shape (1, 32, 8)",
         ),
         (
             lambda: with_arrays(P=np.ones((1, 24), np.float32), W=ARRAYS["W"][:, :5]),
             ValueError,
-            "node.arrays['W']: expected shape [1, 32, any], got float32 of shape (1, 5, 4)",
+            "node.arrays['W']: expected shape [1, 32, inputs], got float32 of shape (1, 5, 4)",
         ),
         (
             lambda: with_arrays(P=np.ones((1, 8), np.float32)),
@@ -462,7 +472,7 @@ def with_arrays(**arrays):
             ValueError,
             "node.arrays: expected 2 names, got 1, with ['W'] missing and [] unknown",
         ),
-        (lambda: NODE._replace(arrays={"W": ARRAYS["W"]}), TypeError, "node.arrays['R']: expected numbers, got None"),
+        (lambda: NODE._replace(arrays={"W": ARRAYS["W"]}), ValueError, "node.arrays: expected an array 'R', got ['W']"),
         (
             lambda: with_arrays(initial_h=np.ones((1, 3, 8), np.float32)),
             ValueError,
@@ -495,6 +505,18 @@ def test_a_node_may_say_or_leave_out_what_is_the_default():
     [
         (lambda: ([],), ValueError, "source: expected at least one Node, got an empty list"),
         (lambda: (3,), TypeError, "source: expected a Node, got 3"),
+        (
+            lambda: (deep().graph.node[0],),
+            TypeError,
+            "source: expected a Node, got NodeProto; a node of onnx comes in with its whole model, an onnx.ModelProto, "
+            "or as a jlstm.interop.Node",
+        ),
+        (
+            lambda: (deep().graph,),
+            TypeError,
+            "source: expected a Node, got GraphProto('n...de=<11 nodes>); a graph of onnx comes in with ",
+        ),
+        (lambda: (a_model(LSTM),), TypeError, "source: expected what onnx has, got a Model; to_onnx takes that"),
         (lambda: ([NODE, 3],), TypeError, "source[1]: expected a Node, got 3"),
         (
             lambda: ([NODE, with_attributes(clip=3.0)],),
@@ -512,6 +534,7 @@ def test_a_node_may_say_or_leave_out_what_is_the_default():
             "source: expected layers of one kind, got lstm and gru",
         ),
         (lambda: (NODE, 3), TypeError, "readout: expected a Node, got 3"),
+        (lambda: (NODE, GEMM._replace(arrays={})), ValueError, "readout.arrays: expected an array 'B', got []"),
         (lambda: (NODE, NODE), ValueError, "readout.kind: expected 'Gemm', got 'LSTM'"),
         (
             lambda: (NODE, GEMM._replace(attributes={"alpha": 0.5})),
@@ -645,11 +668,19 @@ def residual():
         ),
         (
             lambda: between(network(a_model(LSTM, both=True, readout=True)), "hs", "Gather", np.array(-1), axis=1),
-            "MatMul 'to_product' to read what the layer below gives as it is, got it behind Transpose 'to_ways0' and ",
+            "MatMul 'to_product' to read what the layer below gives as it is, got it behind Transpose 'to_ways0' and "
+            "Reshape 'to_hs0' and Transpose 'to_hs' and Gather 'gather'; `output[:, -1]` of two directions",
+        ),
+        (
+            lambda: between(network(a_model(LSTM, both=True)), "hs", "Gather", np.array(-1), axis=1),
+            "got ['to_hs_Gather', 'Y_h0', 'Y_c0']; `output[:, -1]` of two directions has no equal: read `h_n`",
         ),
         (past_the_bias, "Softmax 'to_y' to read what the layer below gives as it is, got 'product'"),
         (halves, "source: expected what the network gives among the graph's outputs, got ["),
-        (of_a_table, "features or one-hot vectors, as it is, got it behind Gather 'to_vectors'"),
+        (
+            of_a_table,
+            "features or one-hot vectors, as it is, got it behind Gather 'to_vectors' and Transpose 'to_x_by_time'; fo",
+        ),
         (
             lambda: between(deep(), "y", "ReduceMean", axes=[1]),
             "expected an output of what the network gives as it is, got it behind ReduceMean",
@@ -725,8 +756,13 @@ def test_names_what_is_no_network():
     graph = Graph()
     graph.inputs.append(("x", "float32", [3]))
     graph.outputs.append(("y", "float32", [3]))
-    graph.add("Neg", ["x"], "y")
-    with pytest.raises(ValueError, match=re.escape("expected an LSTM, a GRU or an RNN in the graph, got ['Neg']")):
+    graph.add("MatMul", ["x", np.ones((3, 3), np.float32)], "y")
+    with pytest.raises(ValueError, match=re.escape("an LSTM, a GRU or an RNN in the graph, got ['MatMul']") + "$"):
+        from_onnx(graph.proto())
+    graph.nodes.clear()
+    graph.add("Tanh", [graph.add("MatMul", ["x", np.ones((3, 3), np.float32)], "product")], "y")
+    message = "got ['MatMul', 'Tanh']; if the layers were unrolled into these, export with dynamo=False"
+    with pytest.raises(ValueError, match=re.escape(message)):
         from_onnx(graph.proto())
     states = deep()
     del states.graph.output[:-1]

@@ -162,6 +162,12 @@ def test_what_was_taken_over_is_a_copy_or_not_changed():
 STATE = to_torch(a_model(LSTM, layers=2))[0]
 
 
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.lstm, self.fc = torch.nn.Embedding(7, 3), torch.nn.LSTM(3, 5), torch.nn.Linear(5, 2)
+
+
 def without(*names):
     return {key: value for key, value in STATE.items() if key not in names}
 
@@ -172,6 +178,35 @@ def without(*names):
         (lambda: (torch.nn.RNN(3, 5, nonlinearity="relu"),), ValueError, "lstm.nonlinearity: expected 'tanh', got 're"),
         (lambda: (torch.nn.Linear(3, 5),), TypeError, "lstm: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, "),
         (lambda: (3,), TypeError, "lstm: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got 3"),
+        (
+            lambda: ("m.pt",),
+            TypeError,
+            "lstm: expected what torch has, got the path 'm.pt'; hand over what torch.load reads from it",
+        ),
+        (lambda: (a_model(LSTM),), TypeError, "lstm: expected what torch has, got a Model; to_torch takes that"),
+        (
+            lambda: (torch.nn.ModuleDict({"encoder": torch.nn.Sequential(torch.nn.LSTM(3, 5)), "top": Own()}),),
+            TypeError,
+            "lstm: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got ModuleDict; of a module of your own, m, "
+            "hand over its parts, m.encoder[0] and m.top.lstm, or m.state_dict() with prefix='encoder.0'; fold the "
+            "embedding in, weight_ih @ embedding.T",
+        ),
+        (
+            lambda: ([torch.nn.Embedding(3, 4), STATE],),
+            TypeError,
+            "lstm[0]: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got Embedding(3, 4); fold the ",
+        ),
+        (
+            lambda: (STATE, {"weight": np.ones(8)}),
+            ValueError,
+            "linear['weight']: expected shape [outputs, inputs], got float64 of shape (8,)",
+        ),
+        (lambda: (STATE, torch.nn.Sequential()), ValueError, "linear: expected an array 'weight', got []"),
+        (
+            lambda: (STATE | {"weight_ih_l0": np.ones(3)},),
+            ValueError,
+            "lstm['weight_ih_l0']: expected shape [rows, inputs], got float64 of shape (3,)",
+        ),
         (lambda: ([],), ValueError, "lstm: expected at least one, got an empty list"),
         (lambda: ({},), ValueError, "lstm: expected an array 'weight_ih_l0', got []"),
         (

@@ -57,10 +57,10 @@ def from_documented(source: Any, dtype: Any = None) -> Model:
     dtype = None if dtype is None else floating("dtype", dtype)
     same_names("source", given, [f"{kind}{name}" for kind in "Wb" for name in "ficoy"])
     values: Any = {key: _floats(f"source[{key!r}]", value, dtype) for key, value in given.items()}
-    units, width = array("source['Wf']", values["Wf"], None, None).shape
-    outputs = array("source['Wy']", values["Wy"], None, units).shape[0]
+    units, width = array("source['Wf']", values["Wf"], "H", "H + I").shape
+    outputs = array("source['Wy']", values["Wy"], "C", units).shape[0]
     if width <= units:
-        raise ValueError(f"source['Wf']: expected shape [H, H + I], got [{units}, {width}]")
+        raise ValueError(f"source['Wf']: expected shape [H, H + I], got shape [{units}, {width}]")
     shapes: dict[str, tuple[int, ...]] = {f"W{gate}": (units, width) for gate in GATES} | {"Wy": (outputs, units)}
     for key, size in [*((f"b{gate}", units) for gate in GATES), ("by", outputs)]:
         shapes[key] = (size,) if np.ndim(values[key]) == 1 else (size, 1)

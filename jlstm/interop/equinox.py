@@ -12,7 +12,21 @@ import numpy as np
 
 from jlstm.cells import GRU, LSTM, Cell
 from jlstm.checks import describe, library
-from jlstm.interop.model import Model, array, check_cell, dtype_of, kind_of, model_of, named, read_dense, read_layers
+from jlstm.interop.model import (
+    Model,
+    array,
+    check_cell,
+    check_foreign,
+    dtype_of,
+    held,
+    kind_of,
+    model_of,
+    named,
+    on_embeddings,
+    on_parts,
+    read_dense,
+    read_layers,
+)
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_equinox", "to_equinox"]
@@ -41,6 +55,8 @@ def from_equinox(layers: Any, linear: Any = None) -> Model:
         >>> from_equinox([arrays, arrays | {"weight_ih": np.ones((20, 5))}]).layers[1].weight_ih.shape
         (20, 5)
     """
+    for name, given in (("layers", layers), ("linear", linear)):
+        check_foreign(name, given, "equinox", "eqx.tree_deserialise_leaves")
     cell, found = read_layers("layers", layers, _params)
     readout = None
     if linear is not None:
@@ -66,7 +82,8 @@ def to_equinox(model: Model) -> tuple[list, Any]:
     check_cell("Equinox", model, MODULES)
     dtype = dtype_of("model", [model.layers, model.readout])
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(f"model: expected a dtype of 32 bits or less, got {dtype}, which needs jax_enable_x64")
+        came = f"{dtype}, which needs jax_enable_x64"
+        raise ValueError(f"model: expected a dtype of 32 bits or less, got {came}; write astype(np.float32)")
     layers = []
     for layer in model.layers:
         cells = [_cell(MODULES[model.cell], params) for params in directions(layer)]
@@ -91,12 +108,13 @@ def _module(kind: str, inputs: int, outputs: int, **arrays: Any) -> Any:
     )
 
 
-def _arrays(name: str, given: Any, kinds: Collection[str], fields: Collection[str]) -> Mapping:
+def _arrays(name: str, given: Any, kinds: Collection[str], fields: Collection[str]) -> Mapping[str, Any]:
     """Return those of the fields of such a module, or of a dictionary, that there are."""
     if isinstance(given, Mapping):
         return given
     if kind_of(given) not in [f"equinox.{kind}" for kind in kinds]:
-        raise TypeError(f"{name}: expected an eqx.nn.{' or eqx.nn.'.join(kinds)}, got {describe(given)}")
+        came = f"{describe(given)}{on_embeddings(given)}{on_parts(given, kinds)}"
+        raise TypeError(f"{name}: expected an eqx.nn.{' or eqx.nn.'.join(kinds)}, got {came}")
     found = {field: getattr(given, field, None) for field in fields}
     return {field: each for field, each in found.items() if each is not None}
 
@@ -104,14 +122,14 @@ def _arrays(name: str, given: Any, kinds: Collection[str], fields: Collection[st
 def _params(name: str, given: Any) -> tuple[Cell, Any]:
     """Return the cell of one direction, and its parameters."""
     arrays = _arrays(name, given, MODULES.values(), FIELDS.values())
-    rows, inputs = array(f"{name}['weight_ih']", arrays.get("weight_ih"), None, None).shape
-    hidden = array(f"{name}['weight_hh']", arrays.get("weight_hh"), rows, None).shape[1]
+    rows, inputs = array(f"{name}['weight_ih']", held(name, arrays, "weight_ih"), "rows", "inputs").shape
+    hidden = array(f"{name}['weight_hh']", held(name, arrays, "weight_hh"), rows, "hidden").shape[1]
     cells = {len(cell.blocks.weight_hh) * hidden: cell for cell in MODULES}
     if rows not in cells:
         expected = f"{' or '.join(map(str, cells))} rows, of an LSTM or a GRU"
         raise ValueError(f"{name}['weight_hh']: expected {expected}, got shape [{rows}, {hidden}]")
     cell = cells[rows]
-    biases: dict[str, tuple[int, ...]] = {"bias": (rows,)} if cell is LSTM else {"bias": (rows,), "bias_n": (hidden,)}
+    biases: dict[str, Any] = {"bias": (rows,)} if cell is LSTM else {"bias": (rows,), "bias_n": (hidden,)}
     if not arrays.keys() & biases:
         arrays = {**arrays, **{each: np.zeros(shape, arrays["weight_ih"].dtype) for each, shape in biases.items()}}
     found = named(name, arrays, {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden)} | biases)

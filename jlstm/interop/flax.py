@@ -15,7 +15,18 @@ import numpy as np
 
 from jlstm.cells import GRU, LSTM, RNN, Cell
 from jlstm.checks import describe, same_names
-from jlstm.interop.model import Model, array, check_cell, kind_of, model_of, read_dense, read_layers
+from jlstm.interop.model import (
+    Model,
+    array,
+    check_cell,
+    check_foreign,
+    kind_of,
+    model_of,
+    on_embeddings,
+    on_parts,
+    read_dense,
+    read_layers,
+)
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_flax", "to_flax", "to_nnx"]
@@ -72,6 +83,8 @@ def from_flax(layers: Any, dense: Any = None) -> Model:
         >>> from_flax({"params": {"cell": tree}}).cell
         Cell('rnn')
     """
+    for name, given in (("layers", layers), ("dense", dense)):
+        check_foreign(name, given, "flax", "your checkpointer")
     cell, found = read_layers("layers", layers, _layer)
     readout = None
     if dense is not None:
@@ -83,7 +96,8 @@ def from_flax(layers: Any, dense: Any = None) -> Model:
 def to_flax(model: Model) -> tuple[list[dict], dict | None]:
     """Give the weights as linen has them.
 
-    `nn.RNN(nn.LSTMCell(hidden)).apply({"params": trees[0]}, xs)` runs the first layer.
+    `nn.RNN(nn.LSTMCell(hidden)).apply({"params": trees[0]}, xs)` runs the first layer. In a compact module the cell
+    lies by itself: `{"params": {"LSTMCell_0": trees[0]["cell"]}}`. `nn.OptimizedLSTMCell` takes the same tree.
 
     Args:
         model: layers of an "lstm", "gru" or "rnn".
@@ -107,7 +121,8 @@ def to_flax(model: Model) -> tuple[list[dict], dict | None]:
 def to_nnx(model: Model, *, optimized: bool = False) -> tuple[list[dict], dict | None]:
     """Give the weights as nnx has them.
 
-    `nnx.update(rnn, trees[0])` puts those of the first layer into `rnn = nnx.RNN(nnx.LSTMCell(...))`.
+    `nnx.update(rnn, trees[0])` puts those of the first layer into `rnn = nnx.RNN(nnx.LSTMCell(...))`; those for an
+    `nnx.OptimizedLSTMCell` come with `optimized=True`.
 
     Args:
         model: layers of an "lstm", "gru" or "rnn". An `nnx.GRUCell` has no bias within the reset product: it is zero.
@@ -175,9 +190,11 @@ def _direction(name: str, arrays: Arrays) -> tuple[Cell, Any]:
     arrays = _inside("cell", arrays)
     held = [(cell, form) for cell, form in FORMS if form["weight_hh"][0] in arrays and form["weight_ih"][0] in arrays]
     if not held:
-        raise ValueError(f"{name}: expected the parameters {KNOWN}, got {reprlib.repr(sorted(arrays))}")
-    inputs, _ = array(*arrays[held[0][1]["weight_ih"][0]], None, None).shape
-    hidden, columns = array(*arrays[held[0][1]["weight_hh"][0]], None, None).shape
+        parts = _parts(arrays)
+        advice = f"; hand over one part, {' or '.join(parts)}" if parts else ""
+        raise ValueError(f"{name}: expected the parameters {KNOWN}, got {reprlib.repr(sorted(arrays))}{advice}")
+    inputs, _ = array(*arrays[held[0][1]["weight_ih"][0]], "inputs", "units").shape
+    hidden, columns = array(*arrays[held[0][1]["weight_hh"][0]], "hidden", "units").shape
 
     def likeness(of: tuple[Cell, Form]) -> tuple[bool, int]:
         """Say whether there are as many gates, and how many names are known."""
@@ -193,6 +210,17 @@ def _direction(name: str, arrays: Arrays) -> tuple[Cell, Any]:
         shape = {"weight_ih": (inputs, rows), "weight_hh": (hidden, rows)}.get(field, (rows,))
         found[field] = np.concatenate([array(*arrays[each], *shape).T for each in names])
     return cell, type(cell.blocks)(**found)
+
+
+def _parts(arrays: Arrays) -> list[str]:
+    """Return the cells within a larger tree, as the caller writes them."""
+    found: dict[str, None] = {}
+    for key, (path, _) in arrays.items():
+        for _, form in FORMS:
+            inside = key.removesuffix(f".{form['weight_hh'][0]}")
+            if inside != key and f"{inside}.{form['weight_ih'][0]}" in arrays:
+                found[path.rpartition("[")[0].rpartition("[")[0]] = None
+    return [*found]
 
 
 def _names(form: Form) -> set[str]:
@@ -243,12 +271,14 @@ def _check_module(name: str, module: Any, known: tuple[str, ...]) -> None:
 
 def _kind(name: str, module: Any, known: tuple[str, ...]) -> str:
     library, _, kind = kind_of(module).partition(".")
+    if any(base.__module__.startswith("flax.linen") for base in type(module).__mro__):
+        came = f"an nn.{kind}" if library == "flax" else kind
+        raise TypeError(f"{name}: expected the tree of its parameters, got {came}, which does not hold them")
     if library != "flax":
-        raise TypeError(f"{name}: expected a tree of parameters or a module of nnx, got {describe(module)}")
-    if type(module).__module__.startswith("flax.linen"):
-        raise TypeError(f"{name}: expected the tree of its parameters, got an nn.{kind}, which does not hold them")
+        came = f"{describe(module)}{on_parts(module, known)}"
+        raise TypeError(f"{name}: expected a tree of parameters or a module of nnx, got {came}")
     if kind not in known:
-        raise TypeError(f"{name}: expected an nnx.{' or nnx.'.join(known)}, got an nnx.{kind}")
+        raise TypeError(f"{name}: expected an nnx.{' or nnx.'.join(known)}, got an nnx.{kind}{on_embeddings(module)}")
     return kind
 
 

@@ -5,6 +5,7 @@ to the forget gate where it computes it. `hk.GRU` resets before the product, as 
 order z, r, n; its z is how much is renewed, here how much is kept: since 1 - σ(a) = σ(-a), the signs of z turn.
 """
 
+import itertools
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,19 @@ import numpy as np
 
 from jlstm.cells import GRU_BEFORE, LSTM, Cell, GRUBeforeParams, LSTMParams
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, check_cell, gates, model_of, named, read_dense, read_layers
-from jlstm.stack import directions
+from jlstm.interop.model import (
+    Model,
+    array,
+    check_cell,
+    check_foreign,
+    gates,
+    held,
+    model_of,
+    named,
+    read_dense,
+    read_layers,
+)
+from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_haiku", "to_haiku"]
 
@@ -44,13 +56,14 @@ def from_haiku(params: Any, layers: Any, linear: str | None = None) -> Model:
         >>> from_haiku(params, "lstm").layers[0].weight_ih.shape
         (20, 3)
     """
+    check_foreign("params", params, "haiku", "pickle or NumPy")
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected a dictionary of dictionaries of arrays, got {describe(params)}")
     cell, found = read_layers("layers", layers, lambda name, module: _core(params, name, module))
     readout = None
     if linear is not None:
-        if linear not in params:
-            raise ValueError(f"linear: expected the name of an hk.Linear, {_one_of(params)}, got {linear!r}")
+        if _string("linear", linear) not in params:
+            raise ValueError(f"linear: expected the name of an hk.Linear, {_one_of(_linears(params))}, got {linear!r}")
         readout = read_dense(f"params[{linear!r}]", params[linear], "w", "b")
     return model_of(cell, found, readout)
 
@@ -82,7 +95,8 @@ def to_haiku(model: Model, layers: Any, linear: str | None = None) -> dict[str, 
     _, names = read_layers("layers", layers, lambda name, module: (model.cell, _string(name, module)))
     wanted, given = ([len(directions(each)) for each in several] for several in (model.layers, names))
     if given != wanted:
-        raise ValueError(f"layers: expected names for layers of {wanted} directions, got some for {given}")
+        expected = f"names for layers of {wanted} directions, such as {_names(model)}"
+        raise ValueError(f"layers: expected {expected}, got some for {given}")
     if (linear is None) != (model.readout is None):
         expected = "None, as there is no readout" if model.readout is None else "a name for the readout"
         raise ValueError(f"linear: expected {expected}, got {linear!r}")
@@ -98,6 +112,16 @@ def to_haiku(model: Model, layers: Any, linear: str | None = None) -> dict[str, 
             f"layers and linear: expected a name for each, got {reprlib.repr([key for key, _ in modules])}"
         )
     return found
+
+
+def _names(model: Model) -> str:
+    """Return how names for a model's layers are written, with those that Haiku gives of its own accord."""
+    kind = MODULES[model.cell].lower()
+    own = (repr(f"{kind}_{k}" if k else kind) for k in itertools.count())
+    each = [", ".join(itertools.islice(own, len(directions(layer)))) for layer in model.layers]
+    pairs = [isinstance(layer, Bidirectional) for layer in model.layers]
+    written = [f"jlstm.Bidirectional({names})" if two else names for names, two in zip(each, pairs, strict=True)]
+    return f"[{', '.join(written)}]"
 
 
 def _module(name: str, params: Any) -> tuple[str, dict[str, np.ndarray]]:
@@ -121,13 +145,13 @@ def _core(params: Mapping, name: str, module: Any) -> tuple[Cell, Any]:
         )
     if within in params:
         return LSTM, _lstm(f"params[{within!r}]", params[within])
-    if module in params:
+    if module in params and not any(_shape(params[module])):
         return GRU_BEFORE, _gru(f"params[{module!r}]", params[module])
-    raise ValueError(f"{name}: expected the name of an hk.LSTM or an hk.GRU, {_one_of(params)}, got {module!r}")
+    raise ValueError(f"{name}: expected the name of an hk.LSTM or an hk.GRU, {_one_of(_cores(params))}, got {module!r}")
 
 
 def _lstm(name: str, arrays: Any) -> LSTMParams:
-    rows, columns = array(f"{name}['w']", _get(name, arrays, "w"), None, None).shape
+    rows, columns = array(f"{name}['w']", held(name, arrays, "w"), "inputs + hidden", "4 hidden").shape
     hidden = columns // 4
     if columns % 4 or rows <= hidden:
         expected = "[inputs + hidden, 4 hidden], of an LSTM"
@@ -139,8 +163,8 @@ def _lstm(name: str, arrays: Any) -> LSTMParams:
 
 
 def _gru(name: str, arrays: Any) -> GRUBeforeParams:
-    inputs = array(f"{name}['w_i']", _get(name, arrays, "w_i"), None, None).shape[0]
-    hidden = array(f"{name}['w_h']", _get(name, arrays, "w_h"), None, None).shape[0]
+    inputs = array(f"{name}['w_i']", held(name, arrays, "w_i"), "inputs", "3 hidden").shape[0]
+    hidden = array(f"{name}['w_h']", held(name, arrays, "w_h"), "hidden", "3 hidden").shape[0]
     found = named(name, arrays, {"w_i": (inputs, 3 * hidden), "w_h": (hidden, 3 * hidden), "b": (3 * hidden,)})
     weight_ih, square, bias = (_complement(gates(each.T, "zrn", "rzn")) for each in found.values())
     weight_hh, weight_hn = np.split(square, [2 * hidden])
@@ -159,18 +183,34 @@ def _complement(stacked: np.ndarray) -> np.ndarray:
     return np.concatenate([r, -z, n])
 
 
-def _get(name: str, arrays: Any, key: str) -> Any:
-    if not isinstance(arrays, Mapping) or key not in arrays:
-        got = reprlib.repr(sorted(arrays)) if isinstance(arrays, Mapping) else describe(arrays)
-        raise ValueError(f"{name}: expected an array {key!r}, got {got}")
-    return arrays[key]
-
-
 def _string(name: str, module: Any) -> str:
     if not isinstance(module, str):
         raise TypeError(f"{name}: expected the name of a module, got {describe(module)}")
     return module
 
 
-def _one_of(params: Mapping) -> str:
-    return f"one of {reprlib.repr(sorted(map(str, params)))}"
+def _cores(params: Mapping) -> list[str]:
+    """Return the names of the modules that may be cores."""
+    found = [key for key, arrays in params.items() if isinstance(arrays, Mapping) and {"w_i", "w_h"} <= arrays.keys()]
+    for key in map(str, params):
+        name = key.removesuffix("/linear")
+        rows, columns = _shape(params.get(key))
+        if name != key and f"{key}_1" not in params and columns % 4 == 0 and rows > columns // 4:
+            found.append(name)
+    return found
+
+
+def _linears(params: Mapping) -> list[str]:
+    """Return the names of the modules that may be linear layers, and are not within a core."""
+    within = {f"{name}/linear" for name in _cores(params)}
+    return [key for key, arrays in params.items() if any(_shape(arrays)) and key not in within]
+
+
+def _shape(arrays: Any) -> tuple[int, int]:
+    """Return the shape of the matrix of a linear layer, zeros of any other."""
+    of_linear = isinstance(arrays, Mapping) and {"w"} <= arrays.keys() <= {"w", "b"}
+    return np.shape(arrays["w"]) if of_linear and np.ndim(arrays["w"]) == 2 else (0, 0)
+
+
+def _one_of(names: list[str]) -> str:
+    return f"one of {reprlib.repr(sorted(names))}" if names else "of which there is none"

@@ -11,7 +11,17 @@ import numpy as np
 
 from jlstm.cells import GRU, GRU_BEFORE, LSTM, RNN, Cell, GRUParams
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, check_cell, gates, model_of, summed
+from jlstm.interop.model import (
+    Model,
+    array,
+    check_cell,
+    check_foreign,
+    gates,
+    model_of,
+    on_embeddings,
+    on_parts,
+    summed,
+)
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -36,7 +46,7 @@ def from_keras(layers: Any, dense: Any = None) -> Model:
 
     What belongs to training, dropout among it, is not in the weights and is not taken over. Nor is how a layer passes
     its state on, `stateful` and `return_state`: here whoever runs the layers has it. A `Masking` layer is an error, as
-    no weights stand for it: leave it out, and give `lengths` to what runs the layers.
+    no weights stand for it: leave it out, `from_keras(model.layers[1:])`, and give `lengths` to what runs the layers.
 
     Args:
         layers: a layer, an `LSTM`, `GRU` or `SimpleRNN` with tanh and sigmoid or a `Bidirectional` of one; the list of
@@ -50,18 +60,21 @@ def from_keras(layers: Any, dense: Any = None) -> Model:
         `return_sequences=False`, "mean" under a `GlobalAveragePooling1D`, and "each" otherwise, as of lists of arrays.
 
     Raises:
-        TypeError, ValueError: something does not fit or has no equal here; the message names it.
+        TypeError, ValueError: something does not fit or has no equal here; the message names it, the layers of a model
+            as `model.layers[0]`.
 
     Example:
         >>> from_keras([np.ones((3, 20)), np.ones((5, 20)), np.ones(20)]).layers[0].weight_ih.shape
         (20, 3)
     """
+    for name, given in (("layers", layers), ("dense", dense)):
+        check_foreign(name, given, "keras", "keras.models.load_model")
     chain = [(name, each) for name, each in _chain("layers", layers) if _kind(each) not in IDENTITIES]
     below = list(itertools.takewhile(lambda named: _kind(named[1]) in RECURRENT, chain))
     above = chain[len(below) :] + ([] if dense is None else [("dense", dense)])
     if not below:
-        name, got = (chain[0][0], _shown(chain[0][1])) if chain else ("layers", "none of them")
-        raise TypeError(f"{name}: expected {CHAIN}, got {got}")
+        raise _unknown(*chain[0]) if chain else TypeError(f"layers: expected {CHAIN}, got none of them")
+    _check_one_dense(chain[len(below) :], dense)
     for name, each in below[:-1]:
         _expect(name, each, return_sequences=True)
     cells, found = zip(*(_layer(name, each) for name, each in below), strict=True)
@@ -125,18 +138,24 @@ def _shown(given: Any) -> str:
     return f"{type(given).__name__} {given.name!r}" if named else describe(given)
 
 
+def _unknown(name: str, given: Any) -> TypeError:
+    """Return the error about a layer that has no equal here, or stands where it can not."""
+    return TypeError(f"{name}: expected {CHAIN}, got {_shown(given)}{on_embeddings(given)}{on_parts(given, RECURRENT)}")
+
+
 def _chain(name: str, given: Any) -> list[tuple[str, Any]]:
     """Return the layers from the input upwards, and how they are written."""
     if _kind(given) in {"Sequential", "Functional"}:
-        name, parts = f"{name}.layers", given.layers
+        name, parts = "model.layers", given.layers
     elif _kind(given) == LIST and not any(hasattr(each, "shape") for each in given):
         parts = given
     else:
         return [(name, given)]
     named = [(f"{name}[{k}]", each) for k, each in enumerate(parts)]
-    for at, each in named:
+    for k, (at, each) in enumerate(named):
         if _kind(each) == "Masking":
-            raise ValueError(f"{at}: expected no Masking; leave it out, and give lengths to what runs the layers")
+            advice = f"hand over {name}[{k + 1}:], and lengths to what runs the layers"
+            raise ValueError(f"{at}: expected no Masking, which has no weights, got {_shown(each)}; {advice}")
     if _kind(given) == "Functional":
         _check_chain(named, given.outputs)
     return named
@@ -224,8 +243,9 @@ def _ways(name: str, given: Any) -> list[dict[str, Any]]:
     """Return the arrays of each direction of a list."""
     arrays = [*_arrays(name, given).items()]
     if len(arrays) not in (2, 3, 4, 6):
-        expected = "2 or 3 arrays, with a bias or none, or of a Bidirectional 4 or 6"
-        raise ValueError(f"{name}: expected {expected}, got {len(arrays)}")
+        expected = "the 2 or 3 arrays of a layer, with a bias or none, or the 4 or 6 of a Bidirectional"
+        advice = "of several layers hand over a list of the get_weights() of each layer"
+        raise ValueError(f"{name}: expected {expected}, got {len(arrays)}; {advice}")
     half = len(arrays) // 2
     return [dict(each) for each in ([arrays[:half], arrays[half:]] if len(arrays) > 3 else [arrays])]
 
@@ -233,10 +253,10 @@ def _ways(name: str, given: Any) -> list[dict[str, Any]]:
 def _params(name: str, arrays: dict[str, Any], cell: Cell | None) -> tuple[Cell, Any]:
     """Return the cell of one direction, told by its arrays where None is given, and its parameters."""
     (of_kernel, kernel), (of_recurrent, recurrent), *bias = arrays.items()
-    units, columns = array(of_recurrent, recurrent, None, None).shape
+    units, columns = array(of_recurrent, recurrent, "units", "columns").shape
     if cell is None:
         cell = _cell(name, of_recurrent, units, columns, [np.ndim(each) for _, each in bias])
-    weight_ih, recurrent = array(of_kernel, kernel, None, columns).T, np.asarray(recurrent).T
+    weight_ih, recurrent = array(of_kernel, kernel, "inputs", columns).T, np.asarray(recurrent).T
     shape = (2, columns) if cell is GRU else (columns,)
     biases = array(*bias[0], *shape) if bias else np.zeros(shape, weight_ih.dtype)
     theirs, blocks = ORDERS[cell], cell.blocks
@@ -279,8 +299,17 @@ def _on_top(above: list[tuple[str, Any]], target: Any) -> tuple[Readout | None, 
         elif rest and not activation and _kind(rest[0][1]) == "Activation":
             activation = _activation(*rest.pop(0), "activation", ACTIVATIONS)
     if rest:
-        raise TypeError(f"{rest[0][0]}: expected {CHAIN}, got {_shown(rest[0][1])}")
+        raise _unknown(*rest[0])
     return readout, target, activation
+
+
+def _check_one_dense(above: list[tuple[str, Any]], dense: Any) -> None:
+    """Raise an error if more than one dense layer is above the recurrent ones."""
+    found = [_shown(each) for _, each in above if _kind(each) in DENSE]
+    if found and dense is not None:
+        raise ValueError(f"dense: expected None, as layers has {found[-1]} on top, got {_shown(dense)}; leave it out")
+    if len(found) > 1:
+        raise ValueError(f"layers: expected one Dense on top, got {len(found)}, {' and '.join(found)}")
 
 
 def _dense(name: str, layer: Any) -> tuple[Readout, Any]:
@@ -292,6 +321,6 @@ def _dense(name: str, layer: Any) -> tuple[Readout, Any]:
     arrays = [*_arrays(name, layer).items()]
     if len(arrays) not in (1, 2):
         raise ValueError(f"{name}: expected 1 or 2 arrays, with a bias or none, got {len(arrays)}")
-    weight = array(*arrays[0], None, None)
+    weight = array(*arrays[0], "inputs", "outputs")
     bias = array(*arrays[1], weight.shape[1]) if len(arrays) > 1 else np.zeros(weight.shape[1], weight.dtype)
     return Readout(np.array(weight), np.array(bias)), activation  # type: ignore[arg-type]

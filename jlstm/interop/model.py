@@ -1,6 +1,8 @@
 """What jlstm exchanges with other libraries, and how what comes in is checked: once, in the words of its library."""
 
-from collections.abc import Callable, Mapping
+import os
+import reprlib
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,20 +15,31 @@ from jlstm.model import ModelParams, Readout
 from jlstm.stack import Bidirectional, check_layers, directions
 
 __all__ = [
+    "FOLD",
     "Model",
     "array",
     "check_cell",
+    "check_foreign",
     "dtype_of",
     "gates",
+    "held",
     "kind_of",
     "model_of",
     "named",
     "network_of",
     "of_network",
+    "on_embeddings",
+    "on_parts",
     "read_dense",
     "read_layers",
     "summed",
 ]
+
+
+FOLD = (
+    "; fold the embedding in, weight_ih @ embedding.T for the first weight_ih, which then reads ids, and leave it out"
+)
+STACK = "interop.from_... gives the layers, and jlstm.stack(model.layers, xs, cell=model.cell) runs them"
 
 
 class Model(NamedTuple):
@@ -43,8 +56,8 @@ class Model(NamedTuple):
 
     Example:
         >>> from jlstm import LSTM
-        >>> Model(LSTM, (LSTM.init(jax.random.key(0), input_size=3, hidden_size=5),)).readout is None
-        True
+        >>> Model(LSTM, (LSTM.init(jax.random.key(0), input_size=3, hidden_size=5),))
+        Model(Cell('lstm'), layers=(3 -> 5), readout=None, target='each', activation=None)
     """
 
     cell: Cell
@@ -52,6 +65,20 @@ class Model(NamedTuple):
     readout: Readout | None = None
     target: Target = "each"
     activation: Literal["softmax", "sigmoid"] | None = None
+
+    def __repr__(self) -> str:
+        """Return its cell and its sizes, and none of its weights."""
+        layers = ", ".join(_widths(self.cell, layer) for layer in self.layers)
+        readout = self.readout and " -> ".join(map(str, np.shape(self.readout.weight)))
+        rest = f"target={self.target!r}, activation={self.activation!r}"
+        return f"Model({self.cell!r}, layers=({layers}), readout={readout}, {rest})"
+
+
+def _widths(cell: Cell, layer: Any) -> str:
+    """Return what a layer reads and gives, "3 -> 5", or "3 -> 5 + 5" in two directions."""
+    sizes = [cell.sizes(params) for params in directions(layer)]
+    known = [each for each in sizes if each is not None]  # nothing is known of a cell that is one plain function
+    return f"{known[0].inputs} -> {' + '.join(str(each.outputs) for each in known)}" if known else "?"
 
 
 def model_of(
@@ -128,14 +155,17 @@ def network_of(model: Model) -> tuple[ModelParams, dict[str, Any]]:
         True
     """
     if model.readout is None:
-        raise ValueError("readout: expected the dense layer on top of the layers, got None; jlstm.stack needs none")
+        raise ValueError(f"readout: expected the dense layer on top of the layers, got None; without one, {STACK}")
     if model.readout.bias.dtype == np.float64:
-        raise TypeError("weights: expected float32, in which networks compute, got float64; convert them first")
+        raise TypeError(
+            "weights: expected float32, in which networks compute, got float64; write lstm.float(), or "
+            "astype(np.float32)"
+        )
     sizes: list[Any] = [[model.cell.sizes(params) for params in directions(layer)] for layer in model.layers]
     first = sizes[0][0]
     if len({len(ways) for ways in sizes}) > 1 or {way[1:] for ways in sizes for way in ways} != {first[1:]}:
         units = ", ".join(" + ".join(str(way.hidden) for way in ways) for ways in sizes)
-        raise ValueError(f"layers: expected the same units and directions in all, got {units}; jlstm.stack runs them")
+        raise ValueError(f"layers: expected the same units and directions in all, got {units}; otherwise, {STACK}")
     found = {
         "input_size": first.inputs,
         "hidden_size": first.hidden,
@@ -172,6 +202,49 @@ def check_cell(library: str, model: Any, known: Mapping[Cell, Any]) -> None:
     if model.cell not in known:
         names = ", ".join(repr(cell.name) for cell in known)
         raise ValueError(f"cell: expected one that {library} has, {names}, got {model.cell.name!r}")
+
+
+def check_foreign(name: str, given: Any, library: str, loads: str) -> None:
+    """Raise an error if a `Model`, or the path of a file, came in place of what a library has.
+
+    Args:
+        name: how the caller calls it.
+        given: what came.
+        library: what it is called in the names of functions here, such as "torch".
+        loads: what reads its files.
+
+    Example:
+        >>> check_foreign("lstm", {"weight_ih_l0": np.ones((20, 3))}, "torch", "torch.load")
+    """
+    if isinstance(given, Model):
+        raise TypeError(f"{name}: expected what {library} has, got a Model; to_{library} takes that")
+    if isinstance(given, (str, os.PathLike)):
+        advice = f"hand over what {loads} reads from it"
+        raise TypeError(f"{name}: expected what {library} has, got the path {os.fspath(given)!r}; {advice}")
+
+
+def on_parts(given: Any, kinds: Collection[str]) -> str:
+    """Return advice for an error, which parts of the caller's own module to hand over; "" where there are none.
+
+    Example:
+        >>> class Tagger:
+        ...     def __init__(self):
+        ...         self.rnn = np.random.default_rng(0)
+        >>> on_parts(Tagger(), ["Generator"])
+        '; of a module of your own, m, hand over its parts: m.rnn'
+    """
+    parts = [f"m.{key}" for key, each in getattr(given, "__dict__", {}).items() if type(each).__name__ in kinds]
+    return f"; of a module of your own, m, hand over its parts: {', '.join(parts)}" if parts else ""
+
+
+def on_embeddings(given: Any) -> str:
+    """Return advice for an error, what to do with an embedding; "" where it is none.
+
+    Example:
+        >>> on_embeddings(np.ones(3))
+        ''
+    """
+    return FOLD if type(given).__name__ in ("Embedding", "Embed") else ""
 
 
 def read_layers(name: str, given: Any, read: Callable[[str, Any], tuple[Cell, Any]]) -> tuple[Cell, list]:
@@ -225,38 +298,59 @@ def read_dense(name: str, given: Any, weight: str, bias: str, *, transposed: boo
         >>> read_dense("dense", {"kernel": np.ones((5, 2))}, "kernel", "bias").bias
         array([0., 0.])
     """
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{name}: expected a dictionary of arrays, got {describe(given)}")
-    kernel = array(f"{name}[{weight!r}]", given.get(weight), None, None)
+    axes = ("outputs", "inputs") if transposed else ("inputs", "outputs")
+    kernel = array(f"{name}[{weight!r}]", held(name, given, weight), *axes)
     outputs = kernel.shape[0 if transposed else 1]
     arrays = {bias: np.zeros(outputs, kernel.dtype), **given}
     found = named(name, arrays, {weight: kernel.shape, bias: (outputs,)})
     return Readout(np.ascontiguousarray(kernel.T) if transposed else kernel, found[bias])  # type: ignore[arg-type]
 
 
-def array(name: str, value: Any, *shape: int | None) -> Any:
-    """Return the argument `name` as an array of finite floats of this shape, any where None, in its own dtype.
+def held(name: str, given: Any, key: str) -> Any:
+    """Return the array of this name in the argument `name`, a dictionary.
+
+    Raises:
+        TypeError: it is no dictionary.
+        ValueError: there is none of this name.
+
+    Example:
+        >>> held("linear", {"bias": [0.5, 1.5]}, "bias")
+        [0.5, 1.5]
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name}: expected a dictionary of arrays, got {describe(given)}")
+    if key not in given:
+        raise ValueError(f"{name}: expected an array {key!r}, got {reprlib.repr(sorted(map(str, given)))}")
+    return given[key]
+
+
+def array(name: str, value: Any, *shape: int | str) -> Any:
+    """Return the argument `name` as an array of finite floats of this shape, in its own dtype.
+
+    Args:
+        name: how the caller calls it.
+        value: what came.
+        shape: the size of each axis, or where it may be any, what the axis is called.
 
     Raises:
         TypeError: it is no array of floats.
         ValueError: it has another shape, or NaN or infinity in it.
 
     Example:
-        >>> array("bias", [0.5, 1.5], 2)
+        >>> array("bias", [0.5, 1.5], "units")
         array([0.5, 1.5])
     """
     given = np.asarray(numbers(name, value))
     if not is_floating(given):
         raise TypeError(f"{name}: expected floats, got {describe(given)}")
-    if not fits(given.shape, *shape):
-        axes = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name}: expected shape [{axes}], got {describe(given)}")
+    if not fits(given.shape, *(None if isinstance(size, str) else size for size in shape)):
+        raise ValueError(f"{name}: expected shape [{', '.join(map(str, shape))}], got {describe(given)}")
     if not np.isfinite(given).all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     return given
 
 
-def named(name: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def named(name: str, given: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, Any]:
     """Return the argument `name`, a dictionary of arrays of exactly these names and shapes.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jlstm.cells import COUPLED, GRU, GRU_BEFORE, LSTM, PEEPHOLE, RNN, Cell
 from jlstm.checks import describe
-from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, named, summed
+from jlstm.interop.model import Model, array, check_cell, check_foreign, dtype_of, gates, held, named, summed
 from jlstm.model import Readout
 from jlstm.stack import Bidirectional, directions
 
@@ -121,8 +121,7 @@ def to_onnx(model: Model) -> tuple[list[Node], Node | None]:
 
 def read_layer(name: str, node: Any) -> tuple[Cell, Any]:
     """Return the layer that the argument `name` is, a node of ONNX."""
-    if not isinstance(node, Node):
-        raise TypeError(f"{name}: expected a Node, got {describe(node)}")
+    _check_node(name, node)
     if node.kind not in ORDERS:
         raise ValueError(f"{name}.kind: expected 'LSTM', 'GRU' or 'RNN', got {node.kind!r}")
     for field in ("attributes", "arrays"):
@@ -131,16 +130,16 @@ def read_layer(name: str, node: Any) -> tuple[Cell, Any]:
     options = _options(f"{name}.attributes", node)
     cell = _cell(name, node, options)
     ways = 1 + WAYS.index(options["direction"])
-    given = {"R": None, "W": None} | dict(node.arrays)
-    rows, units = array(f"{name}.arrays['R']", given["R"], ways, None, None).shape[1:]
+    square = held(f"{name}.arrays", node.arrays, "R")
+    rows, units = array(f"{name}.arrays['R']", square, ways, "rows", "hidden_size").shape[1:]
     count = len(ORDERS[node.kind])
     if rows != count * units or options["hidden_size"] not in (None, units):
         expected = f"[{ways}, {count} * hidden_size, hidden_size]"
         if options["hidden_size"] is not None:
             expected += f" with hidden_size = {options['hidden_size']}"
-        raise ValueError(f"{name}.arrays['R']: expected shape {expected}, got [{ways}, {rows}, {units}]")
-    shapes: Any = {"W": (ways, rows, None), "R": (ways, rows, units), "B": (ways, 2 * rows), "P": (ways, 3 * units)}
-    kept = {"W", "R"} | ({"B"} & given.keys()) | ({"P"} if cell is PEEPHOLE else set())
+        raise ValueError(f"{name}.arrays['R']: expected shape {expected}, got shape [{ways}, {rows}, {units}]")
+    shapes: Any = {"W": (ways, rows, "inputs"), "R": (ways, rows, units), "B": (ways, 2 * rows), "P": (ways, 3 * units)}
+    kept = {"W", "R"} | ({"B"} & node.arrays.keys()) | ({"P"} if cell is PEEPHOLE else set())
     found = named(f"{name}.arrays", node.arrays, {key: shapes[key] for key in shapes if key in kept})
     dtype_of(f"{name}.arrays", found)
     each = [_params(cell, {key: found[key][way] for key in found}) for way in range(ways)]
@@ -149,8 +148,7 @@ def read_layer(name: str, node: Any) -> tuple[Cell, Any]:
 
 def read_readout(name: str, node: Any) -> Readout:
     """Return the readout that the argument `name` is, a "Gemm" of ONNX."""
-    if not isinstance(node, Node):
-        raise TypeError(f"{name}: expected a Node, got {describe(node)}")
+    _check_node(name, node)
     if node.kind != "Gemm":
         raise ValueError(f"{name}.kind: expected 'Gemm', got {node.kind!r}")
     for key, value in node.attributes.items():
@@ -159,11 +157,23 @@ def read_readout(name: str, node: Any) -> Readout:
             wanted = " or ".join(map(str, expected)) or "none"
             raise ValueError(f"{name}.attributes[{key!r}]: expected {wanted}, got {describe(value)}")
     turned = node.attributes.get("transB", 0)
-    weight = array(f"{name}.arrays['B']", node.arrays.get("B"), None, None)
+    axes = ("outputs", "inputs") if turned else ("inputs", "outputs")
+    weight = array(f"{name}.arrays['B']", held(f"{name}.arrays", node.arrays, "B"), *axes)
     outputs = weight.shape[0 if turned else 1]
     given = {"C": np.zeros(outputs, weight.dtype)} | dict(node.arrays)
     found = named(f"{name}.arrays", given, {"B": weight.shape, "C": (outputs,)})
     return Readout(np.ascontiguousarray(found["B"].T if turned else found["B"]), found["C"])  # type: ignore[arg-type]
+
+
+def _check_node(name: str, node: Any) -> None:
+    check_foreign(name, node, "onnx", "onnx.load")
+    if not isinstance(node, Node):
+        advice = ""
+        if hasattr(node, "op_type"):
+            advice = "; a node of onnx comes in with its whole model, an onnx.ModelProto, or as a jlstm.interop.Node"
+        elif hasattr(node, "initializer"):
+            advice = "; a graph of onnx comes in with its whole model, an onnx.ModelProto"
+        raise TypeError(f"{name}: expected a Node, got {describe(node)}{advice}")
 
 
 def _node(name: str, cell: Cell, layer: Any) -> Node:

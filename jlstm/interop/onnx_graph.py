@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.checks import describe, is_floating, is_integer, library
-from jlstm.interop.model import Model, array, model_of
+from jlstm.interop.model import FOLD, Model, array, check_foreign, model_of
 from jlstm.interop.onnx import ORDERS, Node, read_layer, read_readout
 from jlstm.stack import directions
 
@@ -31,6 +31,7 @@ COMPUTING = """
     ReduceProd ReduceSum Sub
 """
 ACTIVATIONS: Any = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+LAST = "; `output[:, -1]` of two directions has no equal: read `h_n`"
 NEXT = -0.75  # what a bias or an activation is taken to do to drawn numbers, so that they are others behind it
 
 
@@ -51,6 +52,7 @@ def from_onnx(source: Any, readout: Node | None = None) -> Model:
 
     Raises:
         TypeError, ValueError: something does not fit or has no equal here; the message names it.
+        OSError: there is no such file.
         ModuleNotFoundError: onnx is not installed, which a graph needs.
 
     Example:
@@ -62,6 +64,7 @@ def from_onnx(source: Any, readout: Node | None = None) -> Model:
         if readout is not None:
             raise ValueError(f"readout: expected None with a graph, which has its own, got {describe(readout)}")
         return _Walk(_proto(source)).model()
+    check_foreign("source", source, "onnx", "onnx.load")
     if isinstance(source, Node) or not isinstance(source, (list, tuple)):
         found = [read_layer("source", source)]
     elif not source:
@@ -82,6 +85,8 @@ def _model(found: list, *rest: Any) -> Model:
 
 def _proto(source: Any) -> Any:
     """Return a model, or a file of one, as a model that ONNX finds well-formed."""
+    if not hasattr(source, "graph"):
+        os.stat(source)  # that there is no such file is told without onnx too
     onnx = library("onnx", extra="onnx")
     try:
         proto = source if hasattr(source, "graph") else onnx.load(source)
@@ -130,8 +135,12 @@ class _Walk:
         nodes = self._behind(outputs)
         first = next((node for node in nodes if _kind(node) in ORDERS), None)
         if first is None:
-            kinds = reprlib.repr(sorted({_kind(node) for node in nodes}))
-            raise ValueError(f"source: expected an LSTM, a GRU or an RNN in the graph, got {kinds}")
+            kinds = sorted({_kind(node) for node in nodes})
+            unrolled = "Tanh" in kinds and {"MatMul", "Gemm"} & {*kinds}
+            advice = "; if the layers were unrolled into these, export with dynamo=False" if unrolled else ""
+            raise ValueError(
+                f"source: expected an LSTM, a GRU or an RNN in the graph, got {reprlib.repr(kinds)}{advice}"
+            )
         rest = []
         for node in nodes:
             if {*node.input} <= self.fixed:
@@ -149,7 +158,9 @@ class _Walk:
         targets = [self._end(name) for name in outputs]
         target: Any = next((each for each in ("each", "last", "mean") if each in targets), None)
         if target is None:
-            raise ValueError(f"source: expected what the network gives among the graph's outputs, got {outputs}")
+            advice = next(filter(None, map(self._on_last, outputs)), "")
+            expected = "what the network gives among the graph's outputs"
+            raise ValueError(f"source: expected {expected}, got {outputs}{advice}")
         return _model(self.found, self.readout, target, self.activation)
 
     def _behind(self, names: Iterable[str]) -> list:
@@ -222,7 +233,10 @@ class _Walk:
         wanted = [self.gives] if self.found else self._readable(arrays["W"].shape[-1])
         if self.readout or not any(each.shape == xs.shape and _same(xs, each) for each in wanted):
             reads = "what the layer below gives" if self.found else "an input, features or one-hot vectors,"
-            raise ValueError(f"source: expected {label} to read {reads} as it is, got {self._path(given['X'])}")
+            path = self._path(given["X"])
+            of_ids = "Gather" in path and any(is_integer(each) and each.ndim > 1 for each in self.given.values())
+            advice = FOLD if of_ids and not self.found else ""
+            raise ValueError(f"source: expected {label} to read {reads} as it is, got {path}{advice}")
         time, batch = xs.shape[:2]
         starts = np.concatenate([[0.0], *(each.ravel() for each in self.given.values() if is_floating(each))])
         for key, name in given.items():
@@ -264,7 +278,7 @@ class _Walk:
         found = self._order(name)
         if found is None:
             expected = f"{_label(node)} to read what the layer below gives as it is"
-            raise ValueError(f"source: expected {expected}, got {self._path(name)}")
+            raise ValueError(f"source: expected {expected}, got {self._path(name)}{self._on_last(name)}")
         target, turned, rows = found
         if target != "each":
             self.target, self.gives = target, rows
@@ -328,6 +342,10 @@ class _Walk:
         if not np.isin(value, np.concatenate([each.ravel() for each in self.drawn])).all():
             raise ValueError(f"source: expected an output of what the network gives as it is, got {self._path(name)}")
         return None
+
+    def _on_last(self, name: str) -> str:
+        """Return advice where what is no end of the network is its last step: one of two directions begins there."""
+        return LAST if _same(self.values[name], self.gives[-1:]) else ""
 
     def _path(self, name: str) -> str:
         """Return what was done to the network's input, or to what a layer gives, before it came here."""

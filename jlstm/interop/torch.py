@@ -13,7 +13,19 @@ import numpy as np
 
 from jlstm.cells import GRU, LSTM, PROJECTED, RNN, Cell, GRUParams
 from jlstm.checks import describe, library
-from jlstm.interop.model import Model, array, check_cell, dtype_of, gates, model_of, named, read_dense, summed
+from jlstm.interop.model import (
+    Model,
+    array,
+    check_cell,
+    check_foreign,
+    dtype_of,
+    gates,
+    model_of,
+    named,
+    on_embeddings,
+    read_dense,
+    summed,
+)
 from jlstm.stack import Bidirectional, directions
 
 __all__ = ["from_torch", "to_torch", "torch_modules"]
@@ -48,6 +60,7 @@ def from_torch(lstm: Any, linear: Any = None, *, prefix: str = "") -> Model:
         >>> from_torch(arrays).layers[0].bias.shape
         (20,)
     """
+    check_foreign("lstm", lstm, "torch", "torch.load")
     if isinstance(linear, str):
         linear = _under("linear", lstm, linear)
     parts = lstm if isinstance(lstm, (list, tuple)) else [lstm]
@@ -153,11 +166,24 @@ def _mode(name: str, module: Any) -> str:
     """Return the kind of a module, without importing torch."""
     kind = getattr(module, "mode", None)
     if not hasattr(module, "state_dict") or not isinstance(kind, str):
-        raise TypeError(f"{name}: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got {describe(module)}")
+        came = f"{describe(module)}{on_embeddings(module)}{_on_parts(module)}"
+        raise TypeError(f"{name}: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got {came}")
     if kind not in MODES.values():
         activation = kind.removeprefix("RNN_").lower()
         raise ValueError(f"{name}.nonlinearity: expected 'tanh', got {activation!r}")
     return kind
+
+
+def _on_parts(module: Any) -> str:
+    """Return advice on what to hand over of a larger module; "" where it is none."""
+    inside = dict(module.named_modules()) if hasattr(module, "named_modules") else {}
+    names = [name for name, each in inside.items() if getattr(each, "mode", None) in MODES.values()]
+    if not names:
+        return ""
+    parts = ["m" + "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in name.split(".")) for name in names]
+    whole = f"m.state_dict() with prefix={names[0]!r}"
+    folded = next(filter(None, map(on_embeddings, inside.values())), "")
+    return f"; of a module of your own, m, hand over its parts, {' and '.join(parts)}, or {whole}{folded}"
 
 
 def _arrays(name: str, given: Any) -> dict[str, np.ndarray]:
@@ -215,8 +241,8 @@ def _sizes(name: str, arrays: dict[str, Any]) -> tuple[Cell, int, dict[str, tupl
             under = sorted(known.removesuffix(f".{first}") for known in arrays if known.endswith(f".{first}"))
             advice = f"; write prefix={under[0]!r}" if under else ""
             raise ValueError(f"{name}: expected an array {first!r}, got {reprlib.repr(sorted(arrays))}{advice}")
-    rows, inputs = array(f"{name}['weight_ih_l0']", arrays["weight_ih_l0"], None, None).shape
-    outputs = array(f"{name}['weight_hh_l0']", arrays["weight_hh_l0"], rows, None).shape[1]
+    rows, inputs = array(f"{name}['weight_ih_l0']", arrays["weight_ih_l0"], "rows", "inputs").shape
+    outputs = array(f"{name}['weight_hh_l0']", arrays["weight_hh_l0"], rows, "hidden").shape[1]
     shapes: dict[str, tuple[int, ...]] = {"weight_hh": (rows, outputs), "bias_ih": (rows,), "bias_hh": (rows,)}
     if "weight_hr_l0" in arrays:
         return PROJECTED, inputs, shapes | {"weight_hr": (outputs, rows // 4)}
