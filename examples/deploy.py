@@ -8,6 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,12 +46,12 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     model.generate(prompt, WRITTEN)
     ours = (time.perf_counter() - began) / WRITTEN
 
-    logits = options.model.with_suffix(".npy")
-    command = [sys.executable, __file__, "run", options.text, "--model", options.model, "--logits", logits]
-    ran = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        logits = f"{folder}/logits.npy"
+        command = [sys.executable, __file__, "run", options.text, "--model", options.model, "--logits", logits]
+        ran = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+        theirs = np.load(logits)
     print(ran.stdout.strip())
-    theirs = np.load(logits)
-    logits.unlink()
     found = {
         "difference": float(np.abs(theirs - scores).max() / np.abs(scores).max()),
         "same": float((theirs.argmax(axis=-1) == scores.argmax(axis=-1)).mean()),

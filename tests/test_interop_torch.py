@@ -201,7 +201,7 @@ def without(*names):
             ValueError,
             "linear['weight']: expected shape [outputs, inputs], got float64 of shape (8,)",
         ),
-        (lambda: (STATE, torch.nn.Sequential()), ValueError, "linear: expected an array 'weight', got []"),
+        (lambda: (STATE, {}), ValueError, "linear: expected an array 'weight', got []"),
         (
             lambda: (STATE | {"weight_ih_l0": np.ones(3)},),
             ValueError,
@@ -268,6 +268,43 @@ def without(*names):
 def test_names_what_can_not_be_taken_over(given, error, message):
     with pytest.raises(error, match=re.escape(message)):
         from_torch(*given())
+
+
+class Scaled(torch.nn.LSTM):
+    """An LSTM that computes something else, as a class of one's own may."""
+
+    def forward(self, xs):
+        return super().forward(10 * xs)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (
+            lambda: (Scaled(3, 5),),
+            TypeError,
+            "expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got Scaled",
+        ),
+        (
+            lambda: (STATE, torch.nn.Embedding(2, 8)),
+            TypeError,
+            "linear: expected an nn.Linear, or a state_dict, got Embedding(2, 8)",
+        ),
+        (
+            lambda: (torch.nn.LSTM(3, 5, device="meta"),),
+            ValueError,
+            "lstm['weight_ih_l0']: expected numbers, got a tensor on the device 'meta', which has none",
+        ),
+    ],
+)
+def test_takes_the_classes_of_torch_with_numbers_in_them(given, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        from_torch(*given())
+
+
+def test_a_class_of_ones_own_is_taken_by_its_weights():
+    lstm = Scaled(INPUTS, HIDDEN)
+    assert from_torch(lstm.state_dict()).cell is LSTM
 
 
 def test_names_what_torch_does_not_have():

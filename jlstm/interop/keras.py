@@ -44,7 +44,8 @@ CHAIN = (
 def from_keras(layers: Any, dense: Any = None) -> Model:
     """Take over the weights of Keras's recurrent layers, and of a dense layer on top.
 
-    What belongs to training, dropout among it, is not in the weights and is not taken over. Nor is how a layer passes
+    What belongs to training, dropout among it, is not in the weights and is not taken over, even where a layer is told
+    to drop always, by `training=True`. Nor is how a layer passes
     its state on, `stateful` and `return_state`: here whoever runs the layers has it. A `Masking` layer is an error, as
     no weights stand for it: leave it out, `from_keras(model.layers[1:])`, and give `lengths` to what runs the layers.
 

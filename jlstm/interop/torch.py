@@ -20,6 +20,7 @@ from jlstm.interop.model import (
     check_foreign,
     dtype_of,
     gates,
+    kind_of,
     model_of,
     named,
     on_embeddings,
@@ -32,6 +33,7 @@ __all__ = ["from_torch", "to_torch", "torch_modules"]
 
 CELLS = {4: LSTM, 3: GRU, 1: RNN}  # by how many gates are stacked
 MODES = {LSTM: "LSTM", PROJECTED: "LSTM", GRU: "GRU", RNN: "RNN_TANH"}
+RECURRENT = "torch.LSTM", "torch.GRU", "torch.RNN"
 WAYS = "", "_reverse"
 PARTS = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
 
@@ -39,7 +41,8 @@ PARTS = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
 def from_torch(lstm: Any, linear: Any = None, *, prefix: str = "") -> Model:
     """Take over the weights of torch's recurrent layers, and of a dense layer on top.
 
-    What belongs to training, dropout among it, is not in the weights and is not taken over.
+    What belongs to training, dropout among it, is not in the weights and is not taken over. A class of your own
+    that is derived from torch's may compute anything: its `state_dict` is taken.
 
     Args:
         lstm: an `nn.LSTM`, `nn.GRU` or `nn.RNN` with tanh, of any layers, directions, `proj_size` and with or without
@@ -78,6 +81,8 @@ def from_torch(lstm: Any, linear: Any = None, *, prefix: str = "") -> Model:
         raise ValueError(f"lstm: expected layers of one kind, got {' and '.join(cell.name for cell in cells)}")
     readout = None
     if linear is not None:
+        if hasattr(linear, "state_dict") and kind_of(linear) != "torch.Linear":
+            raise TypeError(f"linear: expected an nn.Linear, or a state_dict, got {describe(linear)}")
         readout = read_dense("linear", _arrays("linear", linear), "weight", "bias", transposed=True)
     return model_of(cells[0], layers, readout)
 
@@ -164,8 +169,8 @@ def _check_in_torch(model: Model) -> None:
 
 def _mode(name: str, module: Any) -> str:
     """Return the kind of a module, without importing torch."""
-    kind = getattr(module, "mode", None)
-    if not hasattr(module, "state_dict") or not isinstance(kind, str):
+    kind: Any = getattr(module, "mode", None)
+    if kind_of(module) not in RECURRENT:  # a class of one's own may compute anything
         came = f"{describe(module)}{on_embeddings(module)}{_on_parts(module)}"
         raise TypeError(f"{name}: expected an nn.LSTM, nn.GRU or nn.RNN, or a state_dict, got {came}")
     if kind not in MODES.values():
@@ -191,6 +196,9 @@ def _arrays(name: str, given: Any) -> dict[str, np.ndarray]:
     state = given.state_dict() if hasattr(given, "state_dict") else given
     if not isinstance(state, Mapping):
         raise TypeError(f"{name}: expected a module of torch or a state_dict, got {describe(given)}")
+    for key, value in state.items():
+        if getattr(value, "is_meta", False):
+            raise ValueError(f"{name}[{key!r}]: expected numbers, got a tensor on the device 'meta', which has none")
     return {str(key): _plain(value) for key, value in state.items()}
 
 
