@@ -671,11 +671,13 @@ class LSTMNetwork:
         """Take over a network from ONNX, as `from_torch` does.
 
         Args:
-            source, readout: a file or a model, or nodes, as for `jlstm.interop.from_onnx`. A model says which target
-                there is, and with a softmax or a sigmoid on top which loss, and that `predict` returns probabilities.
+            source, readout: a file or a model, or nodes, as for `jlstm.interop.from_onnx`. A model says what it reads
+                and which target there is, and with a softmax or a sigmoid on top which loss, and that `predict` returns
+                probabilities.
             options: as for the class, also in place of what the model says of target, loss and probabilities.
         """
-        return cls._of(interop.from_onnx(source, readout), options)
+        model, inputs = interop.read_onnx(source, readout)
+        return cls._of(model, {"inputs": inputs} | options)
 
     @class_only
     def from_documented(cls, source: Any, **options: Any) -> "LSTMNetwork":

@@ -189,3 +189,13 @@ def test_names_what_is_wrong_and_leaves_the_old_file(tmp_path, monkeypatch):
         LSTMNetwork(3, 8, 4, progress=False).export_onnx(path)
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["an LSTM", "tokens", "both directions, the last step", "both directions, the mean"])
+def test_what_was_exported_comes_back(tmp_path, name):
+    params, config = network(name)
+    export_onnx(tmp_path / "model.onnx", Saved(params, config, None, apply_softmax=True))
+    back = LSTMNetwork.from_onnx(tmp_path / "model.onnx", progress=False)
+    assert (back.config.inputs, back.config.target, back.apply_softmax) == (config.inputs, config.target, True)
+    for got, wanted in zip(jax.tree.leaves(back.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(got, wanted)

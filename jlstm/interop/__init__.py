@@ -11,7 +11,7 @@ from jlstm.interop.haiku import from_haiku, to_haiku
 from jlstm.interop.keras import from_keras, to_keras
 from jlstm.interop.model import Model, network_of, of_network
 from jlstm.interop.onnx import Node, layer_of, node_of, to_onnx
-from jlstm.interop.onnx_graph import from_onnx
+from jlstm.interop.onnx_graph import from_onnx, read_onnx
 from jlstm.interop.torch import from_torch, to_torch, torch_modules
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "network_of",
     "node_of",
     "of_network",
+    "read_onnx",
     "to_documented",
     "to_equinox",
     "to_flax",
