@@ -20,6 +20,7 @@ from jlstm.interop.model import (
     model_of,
     on_embeddings,
     on_parts,
+    one_kind,
     summed,
 )
 from jlstm.model import Readout
@@ -80,7 +81,7 @@ def from_keras(layers: Any, dense: Any = None) -> Model:
         _expect(name, each, return_sequences=True)
     cells, found = zip(*(_layer(name, each) for name, each in below), strict=True)
     readout, target, activation = _on_top(above, "each" if _gives_each(below[-1][1]) else "last")
-    return model_of(_one_kind("layers", cells), list(found), readout, target, activation)
+    return model_of(one_kind("layers", cells), list(found), readout, target, activation)
 
 
 def to_keras(model: Model) -> tuple[list[list[np.ndarray]], list[np.ndarray] | None]:
@@ -208,14 +209,7 @@ def _layer(name: str, given: Any) -> tuple[Cell, Any]:
     else:
         found = [_direction(name, given, backwards=False)]
     cells, params = zip(*found, strict=True)
-    return _one_kind(name, cells), Bidirectional(*params) if len(params) > 1 else params[0]
-
-
-def _one_kind(name: str, cells: Any) -> Cell:
-    kinds = list(dict.fromkeys(cell.name for cell in cells))
-    if len(kinds) > 1:
-        raise ValueError(f"{name}: expected layers of one kind, got {' and '.join(kinds)}")
-    return cells[0]
+    return one_kind(name, cells), Bidirectional(*params) if len(params) > 1 else params[0]
 
 
 def _direction(name: str, layer: Any, backwards: bool) -> tuple[Cell, Any]:

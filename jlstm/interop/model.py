@@ -2,7 +2,7 @@
 
 import os
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ __all__ = [
     "of_network",
     "on_embeddings",
     "on_parts",
+    "one_kind",
     "read_dense",
     "read_layers",
     "summed",
@@ -276,10 +277,21 @@ def read_layers(name: str, given: Any, read: Callable[[str, Any], tuple[Cell, An
         found = [read(way, each) for way, each in zip(names, directions(layer), strict=True)]
         cells += [cell for cell, _ in found]
         layers.append(Bidirectional(*(params for _, params in found)) if two else found[0][1])
-    kinds = dict.fromkeys(cell.name for cell in cells)
+    return one_kind(name, cells), layers
+
+
+def one_kind(name: str, cells: Sequence[Cell]) -> Cell:
+    """Return the one cell of all layers of the argument `name`, or raise a ValueError.
+
+    Example:
+        >>> from jlstm import LSTM
+        >>> one_kind("layers", [LSTM, LSTM])
+        Cell('lstm')
+    """
+    kinds = dict.fromkeys(str(cell.name) for cell in cells)
     if len(kinds) > 1:
-        raise ValueError(f"{name}: expected layers of one kind, got {' and '.join(map(str, kinds))}")
-    return cells[0], layers
+        raise ValueError(f"{name}: expected layers of one kind, got {' and '.join(kinds)}")
+    return cells[0]
 
 
 def read_dense(name: str, given: Any, weight: str, bias: str, *, transposed: bool = False) -> Readout:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jlstm.checks import describe, library
-from jlstm.interop.model import FOLD, Model, check_foreign, kind_of, model_of
+from jlstm.interop.model import FOLD, Model, check_foreign, kind_of, model_of, one_kind
 from jlstm.interop.onnx import ORDERS, Node, read_layer, read_readout
 from jlstm.interop.onnx_operators import OPERATORS, Step, refuse, told
 from jlstm.interop.onnx_tensor import REPEATED, Atom, Network, Refused, Tensor, axis_of
@@ -92,10 +92,7 @@ def read_onnx(source: Any, readout: Node | None = None) -> tuple[Model, Literal[
 def _model(found: Any, *rest: Any) -> Model:
     """Return the model of layers, each with its cell."""
     cells, layers = zip(*found, strict=True)
-    if len(set(cells)) > 1:
-        names = " and ".join(dict.fromkeys(cell.name for cell in cells))
-        raise ValueError(f"source: expected layers of one kind, got {names}")
-    return model_of(cells[0], list(layers), *rest)
+    return model_of(one_kind("source", cells), list(layers), *rest)
 
 
 def _proto(source: Any) -> Any:

@@ -24,6 +24,7 @@ from jlstm.interop.model import (
     model_of,
     named,
     on_embeddings,
+    one_kind,
     read_dense,
     summed,
 )
@@ -77,14 +78,12 @@ def from_torch(lstm: Any, linear: Any = None, *, prefix: str = "") -> Model:
         cell, found = _layers(name, arrays, mode)
         cells.append(cell)
         layers += found
-    if len({cell.name for cell in cells}) > 1:
-        raise ValueError(f"lstm: expected layers of one kind, got {' and '.join(cell.name for cell in cells)}")
     readout = None
     if linear is not None:
         if hasattr(linear, "state_dict") and kind_of(linear) != "torch.Linear":
             raise TypeError(f"linear: expected an nn.Linear, or a state_dict, got {describe(linear)}")
         readout = read_dense("linear", _arrays("linear", linear), "weight", "bias", transposed=True)
-    return model_of(cells[0], layers, readout)
+    return model_of(one_kind("lstm", cells), layers, readout)
 
 
 def to_torch(model: Model) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
