@@ -281,12 +281,13 @@ def test_graphs_alone_need_onnx(monkeypatch, tmp_path):
         from_onnx(path)
 
 
-def between(proto, name, kind, *constants, **attributes):
-    """Put an operator behind a name, before all that read it."""
+def between(proto, name, kind, *constants, only=None, **attributes):
+    """Put an operator behind a name, before all that read it, or those that are of one kind."""
     made, copy = f"to_{name}_{kind}", onnx.ModelProto.FromString(proto.SerializeToString())
     nodes = copy.graph.node
     for node in nodes:
-        node.input[:] = [made if each == name else each for each in node.input]
+        if only in (None, node.op_type):
+            node.input[:] = [made if each == name else each for each in node.input]
     for output in copy.graph.output:
         output.name = made if output.name == name else output.name
     given = [f"{made}_{k}" for k in range(len(constants))]
@@ -327,6 +328,14 @@ def both_at_the_end(hs, h_n):
 
 def both_joined(hs, h_n):
     return pytest.importorskip("torch").cat([h_n[-2], h_n[-1]], 1)
+
+
+def both_the_other_way(hs, h_n):
+    return pytest.importorskip("torch").cat([h_n[-1], h_n[-2]], 1)
+
+
+def one_twice(hs, h_n):
+    return pytest.importorskip("torch").cat([h_n[-2], h_n[-2]], 1)
 
 
 def both_by_layer(hs, h_n):
@@ -398,6 +407,50 @@ def test_what_torch_exports_is_read(kind, options, early, late, target):
     close(whole(wanted, xs), by_runtime(proto, {"x": xs})[0], "float32")
     same_bits(from_onnx(exported(net, xs, do_constant_folding=False)), wanted)
     same_bits(from_onnx(exported(net, xs[:1], free=False)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        (both_the_other_way, every),
+        (one_twice, every),
+        (last, every),
+        (every, last),
+        (lambda hs, h_n: hs[:, ::2], every),
+        (lambda hs, h_n: hs.flip(1), every),
+        (lambda hs, h_n: hs.mean(0), every),
+        (lambda hs, h_n: hs.amax(1), every),
+        (lambda hs, h_n: hs[:, :, HIDDEN // 2 :].repeat(1, 1, 2)[:, :, : 2 * HIDDEN], every),
+        (every, lambda scores, h_n: scores.softmax(-1).mean(1)),
+        (every, lambda scores, h_n: scores.softmax(1)),
+        (every, lambda scores, h_n: scores.transpose(1, 2) + scores.new_ones(1)),
+        (every, lambda scores, h_n: (scores, scores.sum(1))),
+        (every, lambda scores, h_n: scores[:, 2]),
+        (every, lambda scores, h_n: scores[:, :, [1, 0]]),
+        (every, lambda scores, h_n: scores[:, :, :1]),
+    ],
+)
+def test_what_torch_exports_is_refused_where_it_is_no_network(early, late):
+    with pytest.raises(ValueError, match=REFUSED):
+        from_onnx(exported(torch_net("GRU", early, late, bidirectional=True), sequences()))
+
+
+def test_a_readout_of_another_axis_is_refused():
+    """Of as many sequences as units, or as many steps as classes, the sizes fit."""
+    proto = between(network(a_model(LSTM, readout=True)), "hs", "Transpose", perm=[1, 2, 0])
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = HIDDEN
+    with pytest.raises(ValueError, match="got MatMul 'to_product' of what the network gives"):
+        from_onnx(proto)
+    proto = between(network(a_model(LSTM, readout=True)), "product", "Transpose", perm=[0, 2, 1])
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = OUTPUTS
+    with pytest.raises(ValueError, match="got Add 'to_scores' of what the network gives"):
+        from_onnx(proto)
+
+
+def test_the_target_is_of_what_the_graph_ends_with():
+    proto = network(a_model(LSTM, readout=True)._replace(target="last"))
+    proto.graph.output.insert(0, onnx.helper.make_tensor_value_info("hs", onnx.TensorProto.FLOAT, [None] * 3))
+    assert from_onnx(proto).target == "last"
 
 
 def test_what_torch_exports_of_states_and_of_time_first_is_read():
@@ -557,8 +610,23 @@ def all_steps(number):
     return proto
 
 
-def sliced(name, start, stop, proto=None):
-    return between(proto or deep(), name, "Slice", np.array([start]), np.array([stop]), np.array([1]))
+def sliced(name, start, stop, steps=1):
+    return between(deep(), name, "Slice", *(np.array([number]) for number in (start, stop, 1, steps)))
+
+
+def with_one_hot(values):
+    """A graph whose vectors of ids have other numbers than 0 and 1."""
+    proto = network(a_model(LSTM), ids=True)
+    [constant] = [each for each in proto.graph.initializer if each.name == "vectors_2"]
+    constant.CopyFrom(onnx.numpy_helper.from_array(number(values), "vectors_2"))
+    return proto
+
+
+MEAN = a_model(LSTM, readout=True)._replace(target="mean")
+
+
+def mean_of_real():
+    return network(MEAN, data=("lengths",))
 
 
 def divided(by):
@@ -579,6 +647,14 @@ def divided(by):
         lambda: between(network(a_model(LSTM, readout=True)), "hs", "Gather", np.array(0), axis=1),
         lambda: between(network(a_model(LSTM, readout=True), data=("lengths",)), "hs", "Gather", np.array(-1), axis=1),
         lambda: between(network(a_model(LSTM, readout=True), data=("lengths",)), "hs", "ReduceMean", axes=[1]),
+        lambda: sliced("x", 0, 2**31, steps=2),
+        lambda: fed(4, ""),
+        lambda: with_one_hot([1, 0]),
+        lambda: with_one_hot([0, 2]),
+        lambda: between(network(a_model(LSTM), ids=True), "x", "Min", np.array(2)),
+        lambda: between(network(a_model(LSTM), ids=True), "x", "Max", np.array(0)),
+        lambda: between(mean_of_real(), "lengths", "Sub", np.array([1], np.int32), only="Cast"),
+        lambda: between(mean_of_real(), "lengths", "Max", np.array([2], np.int32), only="Cast"),
         lambda: divided(3),
         lambda: divided(7),
         lambda: all_steps(3),
@@ -596,7 +672,27 @@ def test_what_depends_on_sizes_is_an_error_whatever_they_are(given):
         from_onnx(given())
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}])
+def test_the_last_step_is_the_last_real_one(tmp_path, options):
+    LSTMNetwork(INPUTS, HIDDEN, 3, target="last", **options, progress=False).export_onnx(tmp_path / "network.onnx")
+    proto = onnx.load(tmp_path / "network.onnx")
+    assert from_onnx(proto).target == "last"
+    [step] = [node for node in proto.graph.node if node.op_type == "Sub"]
+    [one] = [each for each in proto.graph.initializer if each.name == step.input[1]]
+    one.CopyFrom(onnx.numpy_helper.from_array(np.array([2]), one.name))
+    with pytest.raises(ValueError, match="got GatherElements "):
+        from_onnx(proto)
+
+
+def test_a_mean_of_scores_is_none_where_some_are_of_padding():
+    """A readout gives its bias there."""
+    proto = network(a_model(LSTM, readout=True), data=("lengths",))
+    with pytest.raises(ValueError, match="got ReduceSum 'reducesum' of what the network gives"):
+        from_onnx(between(proto, "scores", "ReduceSum", np.array([1]), keepdims=0))
+
+
 def test_what_is_all_there_is_read():
+    same_bits(from_onnx(between(mean_of_real(), "lengths", "Max", np.array([1], np.int32), only="Cast")), MEAN)
     model = a_model(LSTM, layers=2, readout=True)._replace(activation="softmax")
     for start, stop in ((0, 2**31 - 1), (0, 2**63 - 1), (-(2**63), 2**63 - 1)):
         same_bits(from_onnx(sliced("x", start, stop)), model)
@@ -685,10 +781,10 @@ def made_first(kind, *constants):
 def test_room_does_not_double_with_each_node():
     proto = network(a_model(RNN, readout=True))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2**10, np.float32), "made0"))
-    doubled = [onnx.helper.make_node("Concat", [f"made{k}"] * 2, [f"made{k + 1}"], axis=0) for k in range(30)]
+    doubled = [onnx.helper.make_node("Concat", [f"made{k}"] * 2, [f"made{k + 1}"], axis=0) for k in range(16)]
     for node in reversed(doubled):
         proto.graph.node.insert(0, node)
-    proto.graph.node[-1].input[1] = "made30"
+    proto.graph.node[-1].input[1] = "made16"
     with tracing() as most, pytest.raises(ValueError, match="got Concat 'made"):
         from_onnx(proto)
     assert most() < 2**26
@@ -719,6 +815,21 @@ def test_names_functions_and_old_operators():
     )
     proto.functions[0].opset_import.extend(proto.opset_import)
     with pytest.raises(ValueError, match="source: expected no functions in the model, got 'twice'"):
+        from_onnx(proto)
+    proto = deep()
+    proto.opset_import[0].version = 6
+    with pytest.raises(ValueError, match="source: expected version 7 of ONNX's operators, or a later one, got 6"):
+        from_onnx(proto)
+
+
+def test_arrays_that_are_not_read_are_not_left_out():
+    proto = network(a_model(LSTM))
+    [place] = [k for k, each in enumerate(proto.graph.initializer) if each.name == "B0"]
+    dense = proto.graph.initializer.pop(place)
+    values = onnx.helper.make_tensor("B0", onnx.TensorProto.FLOAT, [1], [0.5])
+    at = onnx.helper.make_tensor("at", onnx.TensorProto.INT64, [1], [3])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, at, dense.dims))
+    with pytest.raises(ValueError, match="got LSTM 'to_Y0' of 'x'"):
         from_onnx(proto)
 
 

@@ -64,6 +64,15 @@ def from_onnx(source: Any, readout: Node | None = None) -> Model:
 def read_onnx(source: Any, readout: Node | None = None) -> tuple[Model, Literal["features", "tokens"]]:
     """Return what `from_onnx` does, and whether the first layer reads features or ids, as `LSTMConfig` calls them.
 
+    Args:
+        source, readout: as for `from_onnx`.
+
+    Returns:
+        The `Model`, and "tokens" of a graph that makes one-hot vectors of its input, which is ids; or "features".
+
+    Raises:
+        TypeError, ValueError, ModuleNotFoundError: as `from_onnx`.
+
     Example:
         >>> read_onnx(Node("RNN", {}, {"W": np.ones((1, 5, 3)), "R": np.ones((1, 5, 5))}))[1]
         'features'
