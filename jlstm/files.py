@@ -15,7 +15,7 @@ try:
 except ImportError:  # on Windows, where nothing is taken away
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["name_of", "open_file", "write"]
+__all__ = ["name_of", "open_file", "sweep", "write"]
 
 
 def name_of(path: Any) -> str:
@@ -41,8 +41,7 @@ def write(path: str, data: bytes | memoryview) -> None:
     Whatever interrupts it leaves the old file whole and nothing beside it; one that is there keeps its permissions.
     """
     target = os.path.realpath(path) if os.path.islink(path) else path  # as an ordinary write follows a link
-    folder, name = os.path.split(target)
-    own = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}."  # so that no other file's are taken away
+    folder, own = _place(path)
     temporary = os.path.join(folder, f"{own}{secrets.token_hex(8)}.tmp")
     try:
         permissions = _permissions(target) if os.path.exists(target) else None
@@ -60,10 +59,22 @@ def write(path: str, data: bytes | memoryview) -> None:
         if isinstance(error, OSError):  # it names the temporary file, of which nobody has heard
             raise OSError(error.errno, error.strerror or str(error), path) from error
         raise
+    sweep(path)
+
+
+def sweep(path: str, *, alone: bool = False) -> None:
+    """Take away what writes of this file that were killed have left; `alone`: no other process is about to write it."""
+    folder, own = _place(path)
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder or "."):
             if entry.startswith(own) and entry.endswith(".tmp"):
-                _unlink_unless_in_use(os.path.join(folder, entry))
+                _unlink_unless_in_use(os.path.join(folder, entry), alone)
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Return the folder of a file, and what the names of its temporary files begin with, as those of no other's."""
+    folder, name = os.path.split(os.path.realpath(path) if os.path.islink(path) else path)
+    return folder, f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}."
 
 
 @contextlib.contextmanager
@@ -82,13 +93,13 @@ def _in_use(temporary: str) -> Iterator[None]:
             os.close(file)
 
 
-def _unlink_unless_in_use(temporary: str) -> None:
+def _unlink_unless_in_use(temporary: str, alone: bool) -> None:
     if fcntl is None:
         return
     with contextlib.suppress(OSError), open(temporary, "r+b") as file:
         found = os.fstat(file.fileno())
         # One that is empty may be about to be locked by whoever has just created it.
-        if found.st_size > 0 or time.time() - found.st_mtime > 60:
+        if alone or found.st_size > 0 or time.time() - found.st_mtime > 60:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(temporary)
 

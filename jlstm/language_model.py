@@ -204,6 +204,7 @@ class CharLM:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         patience = whole_patience(patience, held_out is not None)
+        learning_rate = real_number("learning_rate", learning_rate)
         optimizer, seed = _AdamW(real_number("weight_decay", weight_decay)), whole_seed("seed", seed)
         params = draw_params(seed, config)
         params = params if start is None else _with_more(start.params, params)
@@ -517,12 +518,12 @@ def _streams(text: str, vocabulary: str, streams: int, window: int) -> Streams:
 
 
 def _fit(
-    report: Report, data: Streams, config: LSTMConfig, optimizer: "_AdamW", epochs: int, learning_rate: Any
+    report: Report, data: Streams, config: LSTMConfig, optimizer: "_AdamW", epochs: int, learning_rate: float
 ) -> Iterator[Report]:
     """Train on from a report, whose place is None at the beginning."""
     steps = epochs * data.windows
     schedule = Schedule(
-        learning_rate=real_number("learning_rate", learning_rate),
+        learning_rate=learning_rate,
         decay_rate=0.0,
         first_step=0,
         first_epoch=0.0,

@@ -310,18 +310,19 @@ class LSTMNetwork:
         patience = whole_patience(patience, held_out is not None)
         batch_size = self.batch_size or max(1, min(64, (data.streams or data.sequences) // 15))
         before = self._trained
-        recovery = None
-        if checkpoint is not None:
-            said = {"epochs": epochs, "learning_rate": learning_rate, "decay_rate": decay_rate, "patience": patience}
-            said |= {"batch_size": batch_size, "keep_best": keep_best}
-            held = {"X, Y and weights": data, "validation": held_out}
-            recovery = self._recovery(before, checkpoint, checkpoint_every, resume, said, held)
-        began = recovery.stands if recovery else None
+        said = {"epochs": epochs, "patience": patience, "batch_size": batch_size, "keep_best": keep_best}
+        said |= {"standardize": self.standardize, "learning_rate": real_number("learning_rate", learning_rate)}
+        said |= {"decay_rate": real_number("decay_rate", decay_rate)}
+        held = {"X, Y and weights": data, "validation": held_out}
         scalings = before.scalings or (scalings_of(data, self.config) if self.standardize else None)
         if scalings is not None:
             data, held_out = scalings.of(data), None if held_out is None else scalings.of(held_out)
         if not isinstance(data, (Windows, Streams)):
             data = data.balanced(self.config)
+        recovery = None  # last of all, as it makes a folder
+        if checkpoint is not None:
+            recovery = self._recovery(before, checkpoint, checkpoint_every, resume, said, held)
+        began = recovery.stands if recovery else None
         reports = self._fit(before, data, epochs, batch_size, learning_rate, decay_rate, began and began.report)
         sequences = data.sequences
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm.checks import real_number, same_names, switch
-from jlstm.files import name_of
+from jlstm.files import name_of, sweep
 from jlstm.learning import Check, Standing
 from jlstm.optimizers import Optimizer, program_of
 from jlstm.saved import reading
@@ -137,6 +137,8 @@ class Recovery(Generic[Kept]):
     def _found(self, resume: bool) -> Standing[Kept] | None:
         """Return where the training stands by the newer file that is whole; None where there is no training."""
         paths = [os.path.join(self._folder, name) for name in FILES]
+        for path in paths:
+            sweep(path, alone=True)  # by the lock on the folder
         paths = [path for path in paths if os.path.exists(path)]
         if paths and not resume:
             raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jlstm import Batch, CharLM, LSTMConfig, LSTMNetwork, Streams, Windows, recovery, training
+from jlstm import Batch, CharLM, LSTMConfig, LSTMNetwork, Streams, Windows, files, recovery, training
 from jlstm.model import draw_params
 from jlstm.optimizers import Schedule, adam
 from jlstm.recovery import fingerprint
@@ -193,6 +193,7 @@ def test_names_what_differs_and_changes_nothing(tmp_path, options, message):
         ({"schedule": lambda part: 1 - part}, "optimizer"),
         ({"batch_size": 5}, "batch_size"),
         ({"zoneout": 0.1}, "config"),
+        ({"standardize": True}, "standardize"),
     ],
 )
 def test_names_what_differs_of_the_network(tmp_path, options, name):
@@ -260,6 +261,26 @@ def test_a_folder_that_is_none_is_an_error_at_the_start(tmp_path):
         train(network, tmp_path / "file")
     assert network.history.loss == ()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [{"learning_rate": -1}, {"decay_rate": "much"}, {"patience": 0}])
+def test_a_call_that_is_refused_makes_no_folder(tmp_path, options):
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(options))}: "):
+        train(a_network(), tmp_path / "run", **options)
+    with pytest.raises(ValueError, match=r"^learning_rate: "):
+        CharLM.train(TEXT, hidden_size=8, streams=2, window=10, learning_rate=-1, checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_killed_writings_left_is_taken_away(tmp_path, unbroken):
+    pytest.importorskip("fcntl")
+    train(a_network(), tmp_path)
+    for name in recovery.FILES:
+        _, own = files._place(str(tmp_path / name))
+        for k, left in enumerate([b"", b"half"]):
+            (tmp_path / f"{own}{k}.tmp").write_bytes(left)
+    assert train(a_network(), tmp_path) == unbroken[1]  # it is done, and writes nothing
+    assert sorted(os.listdir(tmp_path)) == ["lock", *recovery.FILES]
 
 
 def test_two_trainings_share_no_folder(tmp_path):
