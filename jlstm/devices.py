@@ -10,6 +10,9 @@ of a core, never from a measured time: on the same machine the same seed gives t
 With fewer rows there are fewer devices: 64 rows of a large network are split over 8 devices of 16. Training steps on
 two cores with 2 MB of L2 each, one device against two, in ms: 8 rows of 128 units 2.0 / 1.8, 4 rows 1.1 / 1.4; 4 rows
 of 256 units 4.8 / 3.1; of 512 units, whose weights take 4.7 MB, 8 rows 23.6 / 26.3, 16 rows 42.2 / 34.9.
+
+Where several processes train together (`jlstm/processes.py`), a batch is split over all of them, and in each over as
+many devices, by the same rule for its rows.
 """
 
 import functools
@@ -26,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from jlstm.checks import whole_number
 from jlstm.forks import check_not_forked
+from jlstm.processes import reaching_all
 from jlstm.turns import in_turn
 
 __all__ = [
@@ -34,8 +38,12 @@ __all__ = [
     "each_its_own",
     "everywhere",
     "mesh_for",
+    "mesh_of_all",
+    "own",
+    "put_together",
     "replicate",
     "scatter",
+    "shares",
     "split_batch",
     "spread_by_xla",
     "to_whole_devices",
@@ -87,14 +95,29 @@ def use_cpu_cores(cores: int | None = None, *, least_rows: int | None = None) ->
 
 
 def mesh_for(rows: int, weights: int) -> Mesh | None:
-    """Return the devices that share a batch, or None where it is a single one.
+    """Return the devices of this process that share a batch, or None where it is a single one.
 
     Args:
         rows: how many sequences it has.
         weights: how many numbers a time step multiplies by, those of the largest layer.
     """
     devices = jax.local_devices()
-    return _mesh(tuple(devices[: max(1, min(len(devices), rows // _rows_each(weights)))]))
+    return _mesh(tuple(devices[: _count(len(devices), rows, weights)]))
+
+
+def mesh_of_all(rows: int, weights: int) -> Mesh | None:
+    """Return the devices of all processes that share a batch, as many of each, as `mesh_for` does those of one."""
+    processes = jax.process_count()
+    if processes == 1:
+        return mesh_for(rows, weights)
+    each = [[device for device in jax.devices() if device.process_index == k] for k in range(processes)]
+    count = _count(min(map(len, each)), -(-rows // processes), weights)
+    return _mesh(tuple(device for devices in each for device in devices[:count]))
+
+
+def _count(devices: int, rows: int, weights: int) -> int:
+    """Return how many of a process's devices get a part of its rows."""
+    return max(1, min(devices, rows // _rows_each(weights)))
 
 
 def _rows_each(weights: int) -> int:
@@ -106,7 +129,9 @@ def _rows_each(weights: int) -> int:
 
 @functools.cache
 def _core_cache() -> int:
-    """Return the bytes of a core's L2 cache, which only Linux tells."""
+    """Return the bytes of a core's L2 cache, which only Linux tells; several machines guess the same."""
+    if jax.process_count() > 1:
+        return GUESSED_CACHE
     try:
         with open("/sys/devices/system/cpu/cpu0/cache/index2/size") as file:
             return int(file.read().strip().removesuffix("K")) * 1024
@@ -129,7 +154,8 @@ def to_whole_devices(rows: int, mesh: Mesh | None) -> int:
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Put a pytree on every device of `mesh`, or on the first one where that is None; nothing is copied in vain.
 
-    All that comes back is committed to its place: what is not would compile anew whatever takes it first.
+    Of a mesh of several processes each puts it on its own devices; all have the same. All that comes back is committed
+    to its place: what is not would compile anew whatever takes it first.
     """
     first = jax.local_devices()[0]
     if mesh is None:
@@ -138,24 +164,64 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
     # Asked first: `device_put` takes 60 µs to find that it has nothing to do, and a short prediction 300.
     if all(isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == place for leaf in jax.tree.leaves(tree)):
         return tree
+    if mesh is not None and jax.process_count() > 1:
+        return jax.tree.map(functools.partial(_copies_on, mesh), tree)
     return jax.device_put(tree, place)
 
 
 def everywhere(tree: Any) -> Any:
-    """Put a pytree on every device that JAX has, from where `replicate` takes it without a copy."""
+    """Put a pytree on every device that this process has, from where `replicate` takes it without a copy."""
     return replicate(tree, _mesh(tuple(jax.local_devices())))
 
 
+def own(tree: Any) -> Any:
+    """Return a pytree that lies on the devices of several processes as it lies on those of this one."""
+    return tree if jax.process_count() == 1 else everywhere(tree)
+
+
 def _copy_on(device: jax.Device, leaf: Any) -> Any:
-    """Return the copy that lies on `device`, where there is one of all of `leaf`."""
-    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated and leaf.addressable_data(0).device == device:
+    """Return the copy that lies on `device`, where there is one of all of `leaf`; else one that can be copied there."""
+    if not isinstance(leaf, jax.Array) or not leaf.is_fully_replicated:
+        return leaf
+    if leaf.addressable_data(0).device == device:
         return leaf.addressable_data(0)
-    return leaf
+    copies = {shard.device: shard.data for shard in leaf.addressable_shards}
+    return copies.get(device, leaf if leaf.is_fully_addressable else leaf.addressable_data(0))
+
+
+def _copies_on(mesh: Mesh, leaf: Any) -> jax.Array:
+    """Return an array with a copy on each device of a mesh, of which each process knows its own.
+
+    JAX's `device_put` would ask the others each time whether they have the same.
+    """
+    copies = [jax.device_put(_copy_on(device, leaf), device) for device in mesh.local_devices]
+    return jax.make_array_from_single_device_arrays(copies[0].shape, NamedSharding(mesh, P()), copies)
 
 
 def scatter(tree: Any, mesh: Mesh | None) -> Any:
     """Put a part of each array's first axis on every device of `mesh`, or all on the first one where that is None."""
-    return jax.device_put(tree, NamedSharding(mesh, P(AXIS)) if mesh else jax.local_devices()[0])
+    if mesh is None:
+        return jax.device_put(tree, jax.local_devices()[0])
+    place = NamedSharding(mesh, P(AXIS))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+    parts = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(mesh.size, -1, *leaf.shape[1:])[shares(mesh)], tree)
+    return put_together(jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), parts), mesh)
+
+
+def shares(mesh: Mesh | None) -> np.ndarray:
+    """Return which of the parts of a batch are for the devices of this process, `[devices]` integers."""
+    if mesh is None:
+        return np.zeros(1, int)
+    return np.array([k for k, device in enumerate(mesh.devices) if device.process_index == jax.process_index()])
+
+
+def put_together(tree: Any, mesh: Mesh | None) -> Any:
+    """Put on every device its part of arrays, along their first axis, of which each process has those of its own."""
+    if mesh is None:
+        return replicate(tree, None)
+    place = NamedSharding(mesh, P(AXIS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(place, leaf), tree)
 
 
 def split_batch(function: Callable, mesh: Mesh | None, in_specs: tuple, out_specs: Any) -> Callable:
@@ -179,9 +245,9 @@ def compiled(**options: Any) -> Callable[[Callable], Callable]:
         @functools.wraps(jitted)
         def call(*args: Any, **kwargs: Any) -> Any:
             check_not_forked()
-            if jax.local_device_count() == 1:
+            if jax.local_device_count() == jax.process_count() == 1:
                 return on_its_own_mesh(*args, **kwargs)
-            with in_turn():
+            with in_turn(), reaching_all():
                 return jax.block_until_ready(on_its_own_mesh(*args, **kwargs))
 
         def on_its_own_mesh(*args: Any, **kwargs: Any) -> Any:

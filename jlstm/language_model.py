@@ -30,6 +30,7 @@ from jlstm.inputs import check_scores_ids
 from jlstm.learning import Standing, learn, whole_patience
 from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_state
 from jlstm.optimizers import Rate, Schedule, averaged, cosine, evaluation_params
+from jlstm.processes import ProcessLost, check_same, is_first, of_first
 from jlstm.progress import Progress
 from jlstm.recovery import Recovery, terms_of
 from jlstm.training import Evaluation, Report, evaluate, fit, fresh_state
@@ -205,10 +206,11 @@ class CharLM:
             raise TypeError(f"callback: expected a callable, got {callback!r}")
         patience = whole_patience(patience, held_out is not None)
         learning_rate = real_number("learning_rate", learning_rate)
-        optimizer, seed = _AdamW(real_number("weight_decay", weight_decay)), whole_seed("seed", seed)
+        optimizer, seed = _AdamW(real_number("weight_decay", weight_decay)), of_first(whole_seed("seed", seed))
         params = draw_params(seed, config)
         params = params if start is None else _with_more(start.params, params)
         state = fresh_state(params, jax.random.key(seed), config=config, optimizer=optimizer)
+        progress = progress and is_first()
         if new and start is not None and progress:
             print(f"characters that the model to start from does not know: {new!r}", file=sys.stderr)
         started = time.perf_counter()
@@ -221,14 +223,15 @@ class CharLM:
 
         def check(report: Report) -> tuple[_Kept, Evaluation | None]:
             model = made_of(report)
-            loss = None if held_out is None else evaluate_text(model.params, held_out, config)
+            loss = None if held_out is None else _told_by_first(model.params, held_out, config)
             return (model, loss), None if loss is None else Evaluation(loss.nats)
 
+        said = {"config": config, "vocabulary": vocabulary, "epochs": epochs, "learning_rate": learning_rate}
+        said |= {"seed": seed, "check_every": check_every, "patience": patience}
+        held = {"text, streams and window": data, "validation": held_out, "start": start and start.params}
+        check_same(said, held)
         recovery: Recovery[_Kept] | None = None
         if checkpoint is not None:
-            said = {"config": config, "vocabulary": vocabulary, "epochs": epochs, "learning_rate": learning_rate}
-            said |= {"seed": seed, "check_every": check_every, "patience": patience}
-            held = {"text, streams and window": data, "validation": held_out, "start": start and start.params}
             recovery = Recovery(
                 checkpoint,
                 checkpoint_every,
@@ -262,7 +265,7 @@ class CharLM:
         if error is not None:
             if best is None and report is not None and isinstance(error, KeyboardInterrupt):
                 return made_of(report)
-            if best is None or not isinstance(error, (Exception, KeyboardInterrupt)):
+            if best is None or isinstance(error, ProcessLost) or not isinstance(error, (Exception, KeyboardInterrupt)):
                 raise error
             if isinstance(error, Exception):
                 message = "The training ended early, and the model is the best of the checks before:\n"
@@ -272,6 +275,8 @@ class CharLM:
 
     def evaluate(self, text: str, *, window: int | None = None) -> TextLoss:
         """Compute the mean loss over a text: the exact one, with the state carried through, where `window` is None.
+
+        With `window`, where several processes train together, all of them call it, and each computes its part.
 
         Args:
             text: at least two characters, all of the vocabulary.
@@ -292,6 +297,7 @@ class CharLM:
         if len(ids) <= window:
             raise ValueError(f"text: expected more than window = {window} characters, got {len(ids)}")
         windows = Windows(ids, window, window)
+        check_same({"config": self.config}, {"text and window": windows})
         nats = evaluate(self.params, windows, batch_size=max(1, STEPS_AT_ONCE // window), config=self.config).loss
         return TextLoss(nats, len(windows) * window)
 
@@ -434,6 +440,12 @@ class CharLM:
             "top_p": top_p,
             "stop": None if stop is None else encode("stop", stop, self.vocabulary),
         }
+
+
+def _told_by_first(params: ModelParams, ids: np.ndarray, config: LSTMConfig) -> TextLoss:
+    """Return the loss over a text, which can't be split: process 0 computes it, and tells the others."""
+    found = evaluate_text(params, ids, config) if is_first() else TextLoss(0.0, 0)
+    return TextLoss(*of_first(tuple(found)))
 
 
 _Kept = tuple[CharLM, TextLoss | None]  # of a check

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from jlstm.checks import whole_number
+from jlstm.processes import in_accord, signals_in_accord
 from jlstm.progress import Progress
 from jlstm.training import Evaluation, Report
 
@@ -96,7 +97,8 @@ def learn(
     """Train to the end, or until patience, the callback, Ctrl-C or an error ends it.
 
     After each report come the check, where one is due, `keep`, the progress, and the callback, where it is due. A loss
-    of NaN is never lower; until there is one that is a number, the best check is the first.
+    of NaN is never lower; until there is one that is a number, the best check is the first. Where several processes
+    train together, what ends it in one of them ends it in all, after the same report.
 
     Args:
         reports: the training, as `fit` yields it.
@@ -124,51 +126,58 @@ def learn(
         (Check(epochs=3.0, kept='state 2', validation=0.0, accuracy=None), 'state 5')
     """
 
-    def tell(stands: Standing[Kept], epochs_before: float) -> None:
-        if keep is not None:
-            keep(stands)
-        if progress is not None:
-            latest = stands.latest
-            validation, accuracy = (latest.validation, latest.accuracy) if latest else (None, None)
-            progress.update(stands.epochs, stands.report.loss, validation, accuracy)
-        if callback is None:
-            return
-        if callback_every is None:
-            due = stands.is_checked
-        else:
-            due = stands.epochs // callback_every > epochs_before // callback_every
-        if due:
-            if progress is not None:
-                progress.clear()
-            callback(stands)
+    with signals_in_accord() as heed_signals:
 
-    try:
-        for report in reports if stands is None or patience is None or stands.waited < patience else ():
-            epochs_before = 0.0 if stands is None else stands.epochs
-            stands = Standing(report) if stands is None else stands._replace(report=report)
-            if report.part == 1:
-                stands = stands._replace(losses=(*stands.losses, report.loss))
-                if stands.epochs % check_every == 0 or stands.epochs == epochs:
-                    stands = _checked(stands, *check(report))
-            tell(stands, epochs_before)
-            if patience is not None and stands.waited >= patience:
-                break
-    except StopIteration:  # of the callback
-        pass
-    except BaseException as error:
-        if check_interrupted and isinstance(error, KeyboardInterrupt) and stands is not None and not stands.is_checked:
-            try:
-                stands = _checked(stands, *check(stands.report))
-                tell(stands, stands.epochs)
-            except StopIteration:
-                pass
-            except (Exception, KeyboardInterrupt) as of_check:  # a second Ctrl-C ends the check, and loses nothing
-                return _learned(stands, of_check)
-        return _learned(stands, error)
-    finally:
-        if progress is not None:
-            progress.close()
-    return _learned(stands, None)
+        def tell(stands: Standing[Kept], epochs_before: float) -> None:
+            if keep is not None:
+                keep(stands)
+            in_accord(lambda: show(stands, epochs_before))
+
+        def show(stands: Standing[Kept], epochs_before: float) -> None:
+            heed_signals()
+            if progress is not None:
+                latest = stands.latest
+                validation, accuracy = (latest.validation, latest.accuracy) if latest else (None, None)
+                progress.update(stands.epochs, stands.report.loss, validation, accuracy)
+            if callback is None:
+                return
+            if callback_every is None:
+                due = stands.is_checked
+            else:
+                due = stands.epochs // callback_every > epochs_before // callback_every
+            if due:
+                if progress is not None:
+                    progress.clear()
+                callback(stands)
+
+        try:
+            for report in reports if stands is None or patience is None or stands.waited < patience else ():
+                epochs_before = 0.0 if stands is None else stands.epochs
+                stands = Standing(report) if stands is None else stands._replace(report=report)
+                if report.part == 1:
+                    stands = stands._replace(losses=(*stands.losses, report.loss))
+                    if stands.epochs % check_every == 0 or stands.epochs == epochs:
+                        stands = _checked(stands, *check(report))
+                tell(stands, epochs_before)
+                if patience is not None and stands.waited >= patience:
+                    break
+        except StopIteration:  # of the callback
+            pass
+        except BaseException as error:
+            interrupted = check_interrupted and isinstance(error, KeyboardInterrupt)
+            if interrupted and stands is not None and not stands.is_checked:
+                try:
+                    stands = _checked(stands, *check(stands.report))
+                    tell(stands, stands.epochs)
+                except StopIteration:
+                    pass
+                except (Exception, KeyboardInterrupt) as of_check:  # a second Ctrl-C ends the check, and loses nothing
+                    return _learned(stands, of_check)
+            return _learned(stands, error)
+        finally:
+            if progress is not None:
+                progress.close()
+        return _learned(stands, None)
 
 
 def whole_patience(patience: Any, has_validation: bool) -> int | None:

@@ -28,6 +28,7 @@ from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_s
 from jlstm.objectives import OBJECTIVES, known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
+from jlstm.processes import check_same, is_first
 from jlstm.progress import Progress
 from jlstm.recovery import Recovery, terms_of
 from jlstm.scaling import Scalings, scalings_of
@@ -314,6 +315,7 @@ class LSTMNetwork:
         said |= {"standardize": self.standardize, "learning_rate": real_number("learning_rate", learning_rate)}
         said |= {"decay_rate": real_number("decay_rate", decay_rate)}
         held = {"X, Y and weights": data, "validation": held_out}
+        check_same({"config": self.config} | said, held)
         scalings = before.scalings or (scalings_of(data, self.config) if self.standardize else None)
         if scalings is not None:
             data, held_out = scalings.of(data), None if held_out is None else scalings.of(held_out)
@@ -352,7 +354,7 @@ class LSTMNetwork:
                 check,
                 epochs=epochs,
                 patience=patience,
-                progress=Progress(epochs, sequences) if self.progress else None,
+                progress=Progress(epochs, sequences) if self.progress and is_first() else None,
                 keep=keep,
                 callback=None if callback is None else lambda stands: callback(_moment(stands)),
                 callback_every=every,
@@ -381,6 +383,8 @@ class LSTMNetwork:
     def evaluate(self, X: Any, Y: Any = None, *, weights: Any = None, class_weights: Any = None) -> Evaluation:
         """Compute the loss and, of classes and questions, the accuracy on sequences with their targets.
 
+        Where several processes train together, all of them call it, and each computes its part.
+
         Args:
             X, Y, weights, class_weights: as for `train`; `Streams` have no evaluation.
 
@@ -391,6 +395,7 @@ class LSTMNetwork:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
         data, trained = self._without_streams(X, Y, NAMES, weights, class_weights), self._trained
+        check_same({"config": self.config}, {"X, Y and weights": data})
         data = data if trained.scalings is None else trained.scalings.of(data)
         return evaluate(trained.params, data, batch_size=EVALUATED, config=self.config)
 

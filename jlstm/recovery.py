@@ -7,6 +7,7 @@ JSON where the training stands and what it was called with.
 
 import contextlib
 import hashlib
+import json
 import os
 import reprlib
 import signal
@@ -18,13 +19,14 @@ from types import NoneType
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jlstm.checks import real_number, same_names, switch
 from jlstm.files import name_of, sweep
+from jlstm.fingerprints import fingerprint
 from jlstm.learning import Check, Standing
 from jlstm.optimizers import Optimizer, program_of
+from jlstm.processes import ProcessLost, in_accord, is_first, of_first, text_of_first, whole
 from jlstm.saved import reading
 from jlstm.snapshot import read_training, write_training
 from jlstm.training import Place, Report, TrainState
@@ -34,7 +36,7 @@ try:
 except ImportError:  # on Windows, where two trainings in one folder are not noticed
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Recovery", "fingerprint", "terms_of"]
+__all__ = ["Recovery", "terms_of"]
 
 Kept = TypeVar("Kept")
 FILES = "training-0.npz", "training-1.npz"
@@ -42,11 +44,10 @@ NAMES = (
     *("number", "terms", "report", "place", "memory", "total"),
     *("losses", "validation", "accuracy", "waited", "latest", "best", "keeps"),
 )
-SAMPLED = 2**20  # bytes at either end of an array on disk, which stand for all of it
 
 
 class Recovery(Generic[Kept]):
-    """A training's folder.
+    """A training's folder; of several processes, the first one's, and the others learn from it what is there.
 
     Args:
         folder: where its files are; it is made where it is not there.
@@ -79,16 +80,13 @@ class Recovery(Generic[Kept]):
         unpack: Callable[[float, Any], Kept],
     ) -> None:
         self._every, resume = real_number("checkpoint_every", every), switch("resume", resume)
-        self._folder, self._terms, self._state, self._like = name_of(folder), terms, state, kept
+        self._folder, self._terms = name_of(folder), json.loads(text_of_first(json.dumps(terms)))
+        self._state, self._like = state, kept
         self._pack, self._unpack = pack, unpack
         self._unwritten: Standing[Kept] | None = None
         self._number, self._written, self._terminated = 0, time.monotonic(), False
-        self._lock = _locked(self._folder)
-        try:
-            self.stands = self._found(resume)
-        except BaseException:
-            self._lock.close()
-            raise
+        self._lock: BinaryIO | None = None
+        self.stands = self._shared(in_accord(lambda: self._opened(resume) if is_first() else None))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -111,31 +109,64 @@ class Recovery(Generic[Kept]):
             finally:
                 if before is not None:
                     signal.signal(signal.SIGTERM, before)
-                self._lock.close()
+                self._close()
 
     def keep(self, stands: Standing[Kept]) -> None:
         """Write where the training stands, if it is time to."""
         self._unwritten = stands
-        if time.monotonic() - self._written >= self._every:
+        if of_first(time.monotonic() - self._written >= self._every):
             self._write()
 
     def _write(self) -> None:
-        """Write where the training stands; a disk that is full is a warning, as the training is worth more."""
+        """Write where the training stands; a disk that is full is a warning, as the training is worth more.
+
+        Of several processes the first one writes, and the others give it what they have of the state that is carried.
+        """
         if self._unwritten is None:
             return
-        about, tree = self._apart(self._unwritten)
+        try:
+            about, tree = self._apart(self._unwritten)
+            written = of_first(in_accord(lambda: is_first() and self._wrote(about, tree)))
+        except ProcessLost:  # the file before is whole
+            return
+        if written:
+            self._number, self._unwritten = about["number"], None
+        self._written = time.monotonic()
+
+    def _wrote(self, about: dict[str, Any], tree: Any) -> bool:
+        """Write a file; return whether that was possible."""
         path = os.path.join(self._folder, FILES[about["number"] % len(FILES)])
         try:
             write_training(path, tree, about)
         except OSError as error:
             came = f"could not be written to {path}: {error.strerror or error}"
             warnings.warn(f"checkpoint: the training goes on, but {came}", RuntimeWarning, stacklevel=2)
-        else:
-            self._number, self._unwritten = about["number"], None
-        self._written = time.monotonic()
+            return False
+        return True
 
-    def _found(self, resume: bool) -> Standing[Kept] | None:
-        """Return where the training stands by the newer file that is whole; None where there is no training."""
+    def _opened(self, resume: bool) -> tuple[dict[str, Any], Any] | None:
+        """Lock the folder and return what `_found` does."""
+        self._lock = _locked(self._folder)
+        try:
+            return self._found(resume)
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _shared(self, found: tuple[dict[str, Any], Any] | None) -> Standing[Kept] | None:
+        """Return where the training stands, by what process 0 found in the folder."""
+        about = json.loads(text_of_first(json.dumps(found and found[0])))
+        if about is None:
+            return None
+        self._number = about["number"]
+        return self._together(about, of_first(found[1] if found else self._expected(about)))
+
+    def _found(self, resume: bool) -> tuple[dict[str, Any], Any] | None:
+        """Return what the newer file has that is whole; None where there is no training."""
         paths = [os.path.join(self._folder, name) for name in FILES]
         for path in paths:
             sweep(path, alone=True)  # by the lock on the folder
@@ -149,17 +180,15 @@ class Recovery(Generic[Kept]):
         for path in paths:
             try:
                 about, tree = read_training(path, self._expected)
-                found.append((about["number"], self._together(about, tree)))
+                self._together(about, tree)
+                found.append((about, tree))
             except OtherTraining as error:
                 raise ValueError(str(error)) from None
             except (OSError, ValueError) as error:
                 warnings.warn(f"checkpoint: {error}", RuntimeWarning, stacklevel=4)
         if paths and not found:
             raise ValueError(f"checkpoint: expected a training in {self._folder!r}, got no whole file of one")
-        if not found:
-            return None
-        self._number, stands = max(found, key=lambda each: each[0])
-        return stands
+        return max(found, key=lambda each: each[0]["number"], default=None)
 
     def _expected(self, about: dict[str, Any]) -> Any:
         """Return what the arrays of a file are like, of which this is said, if it is of the same training."""
@@ -183,13 +212,14 @@ class Recovery(Generic[Kept]):
         report, best = stands.report, stands.best
         place: Any = report.place
         kept = None if best is None else self._pack(best.kept)
-        memory = jax.tree.leaves(report.state.memory)
+        memory = whole(report.state.memory)
+        rows = [len(leaf) for leaf in jax.tree.leaves(memory)]
         about = {
             "number": self._number + 1,
             "terms": self._terms,
             "report": [report.epoch, report.part, report.loss],
             "place": [int(place.epoch), int(place.began), int(place.done)],
-            "memory": len(memory[0]) if memory else None,
+            "memory": rows[0] if rows else None,
             "losses": stands.losses,
             "validation": stands.validation,
             "accuracy": stands.accuracy,
@@ -199,7 +229,7 @@ class Recovery(Generic[Kept]):
             "keeps": kept is not None,
             "total": np.asarray(place.total).dtype.name,
         }
-        return about, {"state": report.state, "total": place.total, "best": kept}
+        return about, {"state": report.state._replace(memory=memory), "total": place.total, "best": kept}
 
     def _together(self, about: dict[str, Any], tree: dict[str, Any]) -> Standing[Kept]:
         """Return where a training stands, of what a file has."""
@@ -242,24 +272,6 @@ def terms_of(
     found = {name: repr(value) for name, value in said.items()}
     found |= {"optimizer": hashlib.sha256(program.encode()).hexdigest()[:16], "jax": jax.__version__}
     return found | {name: fingerprint(tree) for name, tree in held.items()}
-
-
-def fingerprint(tree: Any) -> str:
-    """Return a few characters that are others for other arrays; of an array on disk its ends stand for it.
-
-    Example:
-        >>> fingerprint(np.zeros(3)) == fingerprint(np.zeros(3)), fingerprint(np.zeros(3)) == fingerprint(np.zeros(4))
-        (True, False)
-    """
-    found = hashlib.sha256(str(jax.tree.structure(tree)).encode())
-    for leaf in jax.tree.leaves(tree):
-        is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
-        array = leaf if isinstance(leaf, np.memmap) else np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        found.update(f"{array.dtype} {array.shape}".encode())
-        if isinstance(array, np.memmap):
-            array = np.concatenate([array[:SAMPLED], array[-SAMPLED:]])
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
 
 
 def _locked(folder: str) -> BinaryIO:

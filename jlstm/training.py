@@ -16,7 +16,19 @@ from jax.sharding import PartitionSpec as P
 from jlstm.checks import alike, describe, prng_key
 from jlstm.config import LSTMConfig, check_config
 from jlstm.data import Batch, Data, filled_up, rounded_up, take
-from jlstm.devices import AXIS, compiled, each_its_own, mesh_for, replicate, scatter, split_batch, to_whole_devices
+from jlstm.devices import (
+    AXIS,
+    compiled,
+    each_its_own,
+    mesh_of_all,
+    own,
+    put_together,
+    replicate,
+    scatter,
+    shares,
+    split_batch,
+    to_whole_devices,
+)
 from jlstm.losses import summed_evaluation, summed_loss, targets_in
 from jlstm.model import ModelParams, params_shapes, weights_of, zero_state
 from jlstm.optimizers import (
@@ -30,6 +42,7 @@ from jlstm.optimizers import (
     transformation,
 )
 from jlstm.orders import Computed
+from jlstm.processes import in_accord, of_first
 
 __all__ = ["Evaluation", "Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
@@ -257,7 +270,7 @@ def fit(
     mesh, batches = parts[0].mesh, sum(part.batches for part in parts)
     held = [replicate(_whole(part, config), mesh) for part in parts]
     memory, first = state.memory, place or Place(0, state.step, 0, _zero())
-    state, schedule = replicate((state._replace(memory=None), schedule), mesh)
+    state, schedule = replicate((of_first(state._replace(memory=None)), schedule), mesh)
     sizes = [1] * len(parts)
     for epoch in range(int(first.epoch), epochs):
         here = first if epoch == first.epoch else Place(epoch, state.step, 0, _zero())
@@ -265,8 +278,8 @@ def fit(
         orders = [replicate(_draw_order(rng, part), mesh) for rng, part in zip(rngs, parts, strict=False)]
         if data.streams:
             if memory is None or here.done == 0:
-                memory = zero_state(state.params, parts[0].width, cell=config.cell)
-            state = state._replace(memory=scatter(memory, mesh))
+                memory = zero_state(own(state.params), parts[0].width, cell=config.cell)
+            state = state._replace(memory=scatter(_of_width(memory, data.streams, parts[0].width), mesh))
         total, done, passed = replicate(here.total, mesh), int(here.done), 0
         for k, start, end in _runs(rngs[-1], parts):
             start, passed = min(start + max(0, int(here.done) - passed), end), passed + end - start
@@ -282,6 +295,7 @@ def fit(
                     optimizer=optimizer,
                     shape=shape,
                     masked=parts[k].masked,
+                    reads=data.read is not None,
                     mesh=mesh,
                 )
                 if not finite:  # waits for the call to end
@@ -289,9 +303,21 @@ def fit(
                         f"the loss became NaN or infinite in epoch {epoch + 1}; the parameters from before are kept. "
                         "Try a lower learning_rate, or inputs and targets of a smaller range"
                     )
-                sizes[k] = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
+                sizes[k] = _next_size(stop - start, began)
                 state, done, start = stepped, done + stop - start, stop
-                yield Report(state, epoch, done / batches, float(total) / done, Place(epoch, here.began, done, total))
+                reported = own(state._replace(memory=None))._replace(memory=state.memory)
+                mean, place = float(total) / done, Place(epoch, here.began, done, own(total))
+                yield Report(reported, epoch, done / batches, mean, place)
+
+
+def _of_width(memory: Any, streams: int, width: int) -> Any:
+    """Return the state of so many streams with room for more, which other devices may have had less or more of."""
+    return jax.tree.map(lambda leaf: filled_up(np.asarray(leaf)[:streams], width), memory)
+
+
+def _next_size(steps: int, began: float) -> int:
+    """Return how many steps the next call should have, by the time of this one; the same in all processes."""
+    return of_first(max(1, int(steps * CALL_SECONDS / (time.perf_counter() - began))))
 
 
 def batches_of(data: Data, batch_size: int, params: ModelParams, epochs: float) -> int:
@@ -336,11 +362,10 @@ def evaluate(params: ModelParams, data: Data, *, batch_size: int, config: LSTMCo
         while start < part.batches:
             stop = min(start + size, start + part.most, part.batches)
             began = time.perf_counter()
-            given = _given(part, held, order, start, stop, config)
-            sums = _add_evaluations(sums, params, *given, config=config, masked=part.masked, mesh=mesh)
+            given, reads = _given(part, held, order, start, stop, config), data.read is not None
+            sums = _add_evaluations(sums, params, *given, config=config, masked=part.masked, reads=reads, mesh=mesh)
             jax.block_until_ready(sums)
-            size = max(1, int((stop - start) * CALL_SECONDS / (time.perf_counter() - began)))
-            start = stop
+            size, start = _next_size(stop - start, began), stop
     loss, weight, right, count = map(float, sums)
     return Evaluation(loss / (weight or 1.0), right / (count or 1.0) if config.objective.right else None)
 
@@ -443,7 +468,7 @@ def _lay_out(data: Data, batch_size: int, params: ModelParams, epochs: float) ->
     else:
         width = rounded_up(real, 1 if roomy else 5)
         most = rows if width == 1 else 2 * rows // width  # more than half of each batch are real rows
-    mesh = mesh_for(width, weights_of(params))
+    mesh = mesh_of_all(width, weights_of(params))
     width = to_whole_devices(width, mesh)
     if data.read is not None:
         most = min(most, max(1, READ_STEPS // (width * data.steps)))
@@ -496,7 +521,8 @@ def _whole(part: _Part, config: LSTMConfig) -> Data | None:
 def _given(part: _Part, held: Data | None, order: Any, start: int, stop: int, config: LSTMConfig) -> tuple:
     """Return where a compiled call finds the mini-batches `start` to `stop`: data, an order, and these two in it.
 
-    Data in memory are held for all calls. Others are read for each, so many as it takes, into arrays of one size.
+    Data in memory are held for all calls. Others are read for each, so many as it takes, into arrays of one size: by
+    each process the rows of its devices, and the order tells where each of these finds its own in what it was given.
     """
     read = part.data.read
     if read is None:
@@ -505,11 +531,15 @@ def _given(part: _Part, held: Data | None, order: Any, start: int, stop: int, co
     real = places < part.data.sequences
     rows = np.full((part.most, part.width), -1)
     rows[: stop - start][real] = order[places[real]]
-    taken = np.where(rows < 0, -1, np.arange(rows.size).reshape(rows.shape)).astype(np.int32)
-    return *replicate((read(rows.ravel(), config), taken), part.mesh), 0, stop - start
+    devices = part.mesh.size if part.mesh else 1
+    of_devices = rows.reshape(part.most, devices, -1).swapaxes(0, 1)
+    taken = np.where(of_devices < 0, -1, np.arange(of_devices[0].size, dtype=np.int32).reshape(of_devices[0].shape))
+    taken = taken.swapaxes(0, 1).reshape(rows.shape)
+    found = in_accord(lambda: read(of_devices[shares(part.mesh)].ravel(), config))
+    return put_together(found, part.mesh), replicate(taken, part.mesh), 0, stop - start
 
 
-@compiled(static_argnames=("config", "optimizer", "shape", "masked", "mesh"))
+@compiled(static_argnames=("config", "optimizer", "shape", "masked", "reads", "mesh"))
 def _train_steps(
     state: TrainState,
     total: Array,
@@ -523,6 +553,7 @@ def _train_steps(
     optimizer: Optimizer,
     shape: Callable[[Array], Array],
     masked: bool,
+    reads: bool,
     mesh: Mesh | None,
 ) -> tuple[TrainState, Array, Array]:
     """Train on the batches `start` to `stop` of `order`, their losses added to `total`; tell whether all is finite.
@@ -543,13 +574,13 @@ def _train_steps(
         return lax.fori_loop(start, stop, body, (state, total))
 
     split: Any = TrainState(P(), P(), P(), P(), P(AXIS))  # type: ignore[arg-type]
-    specs = (split, P(), P(), P(), P(None, AXIS))
+    specs = (split, P(), P(), P(AXIS) if reads else P(), P(None, AXIS))
     state, total = split_batch(steps, mesh, specs, (split, P()))(state, total, schedule, data, order)
     numbers = jnp.concatenate([array.ravel() for array in jax.tree.leaves((state.params, total))])
     return state, total, jnp.isfinite(numbers).all()  # one check of all compiles faster than one of each array
 
 
-@compiled(static_argnames=("config", "masked", "mesh"))
+@compiled(static_argnames=("config", "masked", "reads", "mesh"))
 def _add_evaluations(
     sums: tuple,
     params: ModelParams,
@@ -560,6 +591,7 @@ def _add_evaluations(
     *,
     config: LSTMConfig,
     masked: bool,
+    reads: bool,
     mesh: Mesh | None,
 ) -> tuple:
     """Add what `summed_evaluation` finds in the batches `start` to `stop` of `order`."""
@@ -581,4 +613,5 @@ def _add_evaluations(
 
         return lax.fori_loop(start, stop, body, sums)
 
-    return split_batch(add, mesh, (P(), P(), P(), P(None, AXIS)), P())(sums, params, data, order)
+    specs = (P(), P(), P(AXIS) if reads else P(), P(None, AXIS))
+    return split_batch(add, mesh, specs, P())(sums, params, data, order)

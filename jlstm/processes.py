@@ -1,0 +1,304 @@
+"""Processes that train together over JAX's distributed runtime: what each has to know of the others.
+
+All run the same program on the same data, and each computes its own rows of every batch. What one of them alone knows,
+the time, a file, Ctrl-C, is told to all before anything depends on it: a step that one leaves out would keep the others
+waiting for it.
+"""
+
+import contextlib
+import hashlib
+import re
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jlstm.checks import describe, whole_number
+from jlstm.fingerprints import fingerprint
+from jlstm.turns import in_turn
+
+__all__ = [
+    "ProcessLost",
+    "check_same",
+    "in_accord",
+    "is_first",
+    "of_first",
+    "reaching_all",
+    "signals_in_accord",
+    "text_of_first",
+    "use_distributed",
+    "whole",
+]
+
+Found = TypeVar("Found")
+
+SILENT_SECONDS = 20  # after which a process that sends no heartbeat ends the others; JAX waits for 100
+LAST_SECONDS = 86_400  # for which a process that is done waits for the others; JAX waits for 300, and ends all
+ANSWER_SECONDS = 5  # for which those that are left wait for each other, to tell who is missing
+MOST_SAID = 400  # bytes of an error that the others are told
+
+_lost = False  # whether a process was missing: JAX's collectives don't recover
+
+
+class ProcessLost(RuntimeError):
+    """Another process ended, or can't be reached any more."""
+
+
+def use_distributed(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of several that train together, on one machine or on many.
+
+    All of them call this, before anything that computes. From then on `train` and `evaluate` split each batch over all
+    devices of all processes, and have to be called by all, with the same arguments; what else there is, such as
+    `predict`, each process computes for itself. Progress, and the files of `checkpoint=`, come from process 0.
+
+    It is `jax.distributed.initialize` with other patience: that a process ended, the others find out within 20 seconds,
+    not 100, and one that is done waits a day for the others.
+
+    Args:
+        coordinator_address: host and port of process 0, where all find each other; a port that is free there. Under
+            Slurm, Kubernetes, Open MPI and where else JAX knows it, nothing has to be given.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, or there are some and not all where nothing tells the others.
+        RuntimeError: JAX has started its devices already, or not all processes came within five minutes.
+
+    Example:
+        >>> use_distributed("192.168.0.1:1234", num_processes=2, process_id=0)    # doctest: +SKIP
+    """
+    if coordinator_address is not None and (
+        not isinstance(coordinator_address, str) or not re.fullmatch(r".+:\d+", coordinator_address)
+    ):
+        expected = "host and port, such as '192.168.0.1:1234'"
+        raise ValueError(f"coordinator_address: expected {expected}, got {describe(coordinator_address)}")
+    num_processes = None if num_processes is None else whole_number("num_processes", num_processes, least=1)
+    process_id = None if process_id is None else whole_number("process_id", process_id, least=0)
+    if num_processes is not None and process_id is not None and process_id >= num_processes:
+        raise ValueError(f"process_id: expected one below num_processes = {num_processes}, got {process_id}")
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=SILENT_SECONDS,
+            shutdown_timeout_seconds=LAST_SECONDS,
+        )
+    except ValueError as error:  # before it starts anything
+        expected = "all three, as nothing here tells them (Slurm, Kubernetes, Open MPI)"
+        raise ValueError(f"coordinator_address, num_processes, process_id: expected {expected}, got {error}") from None
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which shows progress and writes files; one process alone is."""
+    return jax.process_index() == 0
+
+
+def of_first(tree: Any) -> Any:
+    """Return what process 0 has, in all processes, to the same bits: arrays of NumPy, keys, or Python's numbers.
+
+    Args:
+        tree: a pytree of one structure, of arrays of the same shapes and dtypes, in all of them.
+
+    Example:
+        >>> of_first({"seconds": 1.5})
+        {'seconds': 1.5}
+    """
+    if jax.process_count() == 1:
+        return tree
+    leaves, form = jax.tree.flatten(tree)
+    plain = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in leaves]
+    told = np.frombuffer(b"".join(array.tobytes() for array in plain), np.uint8)
+    with reaching_all():
+        told = np.asarray(multihost_utils.broadcast_one_to_all(told))
+    pieces = np.split(told, np.cumsum([array.nbytes for array in plain])[:-1])
+    found = [
+        np.frombuffer(piece.tobytes(), array.dtype).reshape(array.shape)
+        for piece, array in zip(pieces, plain, strict=True)
+    ]
+    return jax.tree.unflatten(form, [_alike(array, leaf) for array, leaf in zip(found, leaves, strict=True)])
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def _alike(array: np.ndarray, leaf: Any) -> Any:
+    """Return an array as what it came from: a key, a number or an array."""
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(leaf))
+    return type(leaf)(array) if isinstance(leaf, (bool, int, float)) else array
+
+
+def text_of_first(text: str) -> str:
+    """Return the string that process 0 has, in all processes, of whatever length."""
+    if jax.process_count() == 1:
+        return text
+    said = text.encode(errors="surrogatepass") if is_first() else b""
+    told = of_first(np.frombuffer(said.ljust(of_first(len(said)), b"\0"), np.uint8))
+    return told.tobytes().decode(errors="surrogatepass")
+
+
+def whole(tree: Any) -> Any:
+    """Return arrays that are split over processes as a whole, in each of them; all call it."""
+    if jax.process_count() == 1:
+        return tree
+    with reaching_all():
+        return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def in_accord(function: Callable[[], Found]) -> Found:
+    """Call a function, and raise what it raises in one process in all of them, so that none waits for another.
+
+    Returns:
+        What it returned in this process.
+
+    Example:
+        >>> in_accord(lambda: 3)
+        3
+    """
+    if jax.process_count() == 1:
+        return function()
+    error, found = None, None
+    try:
+        found = function()
+    except ProcessLost:
+        raise
+    except BaseException as raised:
+        error = raised
+    ended = _everyones(np.array(error is not None)).tolist()
+    if not any(ended):
+        return found  # type: ignore[return-value]
+    said = _said(error).encode(errors="backslashreplace")[:MOST_SAID].ljust(MOST_SAID, b"\0")
+    told = [bytes(each).rstrip(b"\0").decode(errors="replace") for each in _everyones(np.frombuffer(said, np.uint8))]
+    if error is not None:
+        raise error
+    first = ended.index(1)
+    kind, _, words = told[first].partition(": ")
+    if kind in ENDS:
+        raise ENDS[kind](*([int(words)] if words.isdigit() else []))
+    raise RuntimeError(f"process {first} of {len(ended)} ended the training in all of them, by {told[first]}")
+
+
+ENDS: dict[str, Any] = {end.__name__: end for end in (StopIteration, KeyboardInterrupt, SystemExit)}
+
+
+def _said(error: BaseException | None) -> str:
+    if error is None:
+        return ""
+    kind = next((name for name, end in ENDS.items() if isinstance(error, end)), type(error).__name__)
+    return f"{kind}: {error}"
+
+
+def _everyones(array: np.ndarray) -> np.ndarray:
+    """Return an array of all processes, of the same shape and dtype in each, along a first axis."""
+    with reaching_all():
+        return np.asarray(multihost_utils.process_allgather(array)).reshape(jax.process_count(), *array.shape)
+
+
+def check_same(said: dict[str, Any], held: dict[str, Any]) -> None:
+    """Raise a ValueError, in all processes, unless they were called with the same.
+
+    Args:
+        said: numbers and names, by the names of the arguments.
+        held: arrays.
+    """
+    if jax.process_count() == 1:
+        return
+    terms = {name: repr(value) for name, value in said.items()}
+    terms |= {name: fingerprint(tree) for name, tree in held.items()}
+    found = [hashlib.sha256(term.encode(errors="replace")).digest() for term in terms.values()]
+    everyones = _everyones(np.frombuffer(b"".join(found), np.uint8).reshape(len(found), -1))
+    for name, each in zip(terms, everyones.swapaxes(0, 1), strict=True):
+        others = np.flatnonzero((each != each[0]).any(axis=1))
+        if others.size:
+            raise ValueError(
+                f"{name}: expected the same in all {len(each)} processes, as each takes its own rows of every batch, "
+                f"got others in process{'es' * (others.size > 1)} {', '.join(map(str, others))} than in process 0"
+            )
+
+
+@contextlib.contextmanager
+def signals_in_accord() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C and SIGTERM wait until this process heeds them; in one process alone they come as ever.
+
+    Yields:
+        A function that heeds what came: to be called `in_accord`, so that it comes to all processes at the same step. A
+        second Ctrl-C does not wait.
+    """
+    if jax.process_count() == 1:
+        yield lambda: None
+        return
+    waiting: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        waiting.append(number)
+        if waiting.count(number) > 1:
+            heed()
+
+    def heed() -> None:
+        while waiting:
+            number = waiting.pop()
+            if callable(before[number]):
+                before[number](number, None)
+            elif before[number] != signal.SIG_IGN:
+                raise SystemExit(128 + number)
+
+    try:
+        with contextlib.suppress(ValueError):  # of a thread that is not the main one, where no signal comes
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, note)
+        yield heed
+    finally:
+        for noted, handler in before.items():
+            signal.signal(noted, handler)
+
+
+@contextlib.contextmanager
+def reaching_all() -> Iterator[None]:
+    """Say which process is missing where JAX says that something went wrong between them."""
+    global _lost
+    if jax.process_count() == 1:
+        yield
+        return
+    if _lost:
+        raise ProcessLost("a process of this training is missing, as was said before; start all of them again")
+    with in_turn():
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            missing = _missing()
+            if missing is None:
+                raise
+            _lost = True
+            many = len(missing) > 1
+            who = f"process{'es' * many} {', '.join(missing)}" if missing else "process 0, or of the network to it"
+            raise ProcessLost(
+                f"process {jax.process_index()} of {jax.process_count()} heard no more of {who}, which ended or can't "
+                f"be reached; its own output says why. Files are whole. Start all processes again, as many or others: "
+                "a training with checkpoint=... goes on from its last file"
+            ) from error
+
+
+def _missing() -> list[str] | None:
+    """Return the numbers of the processes that do not answer; none where it is the first; None where all do.
+
+    Those that are left meet at a barrier of JAX's distributed service, which tells who did not come.
+    """
+    from jax._src import distributed  # JAX asks so nowhere else
+
+    client: Any = distributed.global_state.client
+    try:
+        client.wait_at_barrier("jlstm: who is missing", ANSWER_SECONDS * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        named = re.search(r"task names:\s*([\d\s,]*)", str(error))
+        return re.findall(r"\d+", named.group(1)) if named else []
+    return None
