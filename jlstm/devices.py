@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -46,6 +46,7 @@ __all__ = [
     "shares",
     "split_batch",
     "spread_by_xla",
+    "summed",
     "to_whole_devices",
     "use_cpu_cores",
 ]
@@ -271,6 +272,25 @@ def each_its_own(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
         return tree
     yes = jnp.ones_like(lax.axis_index(axis_name), bool)  # it varies over the axis, and so does what it chooses
     return jax.tree.map(lambda leaf: jnp.where(yes, leaf, jnp.zeros_like(leaf)), tree)
+
+
+def summed(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """Return the sum of each array over a mapped axis, or what it is where that is None.
+
+    Between processes, all arrays of a dtype go as one: 8 of 1 MB took 33 ms over loopback, one of 8 MB took 9.5.
+    """
+    if axis_name is None:
+        return tree
+    if jax.process_count() == 1:
+        return lax.psum(tree, axis_name)
+    leaves, form = jax.tree.flatten(tree)
+    found: dict[int, Array] = {}
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):  # in the same order in all processes
+        places = [k for k, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        one = lax.psum(jnp.concatenate([leaves[k].ravel() for k in places]), axis_name)
+        ends = np.cumsum([leaves[k].size for k in places])[:-1]
+        found |= {k: part.reshape(leaves[k].shape) for k, part in zip(places, jnp.split(one, ends), strict=True)}
+    return jax.tree.unflatten(form, [found[k] for k in range(len(leaves))])
 
 
 def spread_by_xla(by_batch: Any) -> Callable[[Callable], Callable]:

@@ -27,6 +27,7 @@ from jlstm.devices import (
     scatter,
     shares,
     split_batch,
+    summed,
     to_whole_devices,
 )
 from jlstm.losses import summed_evaluation, summed_loss, targets_in
@@ -148,13 +149,14 @@ def trainer(
                 resets=batch.resets,
                 weights=batch.weights,
             )
-            weight = _sum(targets_in(batch, config) if balanced and batch.weights is not None else real)
+            real = targets_in(batch, config) if balanced and batch.weights is not None else real
+            weight = summed(real, axis_name)
             return total / jnp.where(weight > 0, weight, 1).astype(total.dtype), memory
 
         def loss_and_grads(params: ModelParams) -> tuple[Array, Any, Any]:
             own = each_its_own(params, axis_name)
             (loss, memory), grads = jax.value_and_grad(share, has_aux=True)(own)
-            return *_sum((loss, grads)), memory
+            return *summed((loss, grads), axis_name), memory
 
         loss, grads, memory = loss_and_grads(state.params)
         extra = extra_arguments(loss, grads, _with_gradient(loss_and_grads))
@@ -163,9 +165,6 @@ def trainer(
         params = optax.apply_updates(state.params, updates)
         memory = None if state.memory is None else memory
         return TrainState(params, opt_state, state.key, state.step + 1, memory), loss
-
-    def _sum(tree: Any) -> Any:
-        return tree if axis_name is None else lax.psum(tree, axis_name)
 
     return Trainer(init, step)
 
@@ -608,8 +607,7 @@ def _add_evaluations(
                 resets=batch.resets,
                 weights=batch.weights,
             )
-            found = lax.psum(found, AXIS) if mesh else found
-            return jax.tree.map(jnp.add, sums, found)
+            return jax.tree.map(jnp.add, sums, summed(found, AXIS if mesh else None))
 
         return lax.fori_loop(start, stop, body, sums)
 
