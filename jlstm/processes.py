@@ -41,6 +41,8 @@ LAST_SECONDS = 86_400  # for which a process that is done waits for the others; 
 ANSWER_SECONDS = 5  # for which those that are left wait for each other, to tell who is missing
 MOST_SAID = 400  # bytes of an error that the others are told
 
+BROKEN = "UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION"  # as gRPC says it
+
 _lost = False  # whether a process was missing: JAX's collectives don't recover
 
 
@@ -274,8 +276,8 @@ def reaching_all() -> Iterator[None]:
     with in_turn():
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            missing = _missing()
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # JAX raises either
+            missing = _missing() if re.match(BROKEN, str(error)) else None
             if missing is None:
                 raise
             _lost = True
