@@ -190,11 +190,14 @@ def _copy_on(device: jax.Device, leaf: Any) -> Any:
     return copies.get(device, leaf if leaf.is_fully_addressable else leaf.addressable_data(0))
 
 
-def _copies_on(mesh: Mesh, leaf: Any) -> jax.Array:
+def _copies_on(mesh: Mesh, leaf: Any) -> Any:
     """Return an array with a copy on each device of a mesh, of which each process knows its own.
 
-    JAX's `device_put` would ask the others each time whether they have the same.
+    JAX's `device_put` would ask the others each time whether they have the same. A number of Python stays one, which
+    takes the dtype of what it meets.
     """
+    if isinstance(leaf, (int, float)):
+        return leaf
     copies = [jax.device_put(_copy_on(device, leaf), device) for device in mesh.local_devices]
     return jax.make_array_from_single_device_arrays(copies[0].shape, NamedSharding(mesh, P()), copies)
 

@@ -43,6 +43,9 @@ MOST_SAID = 400  # bytes of an error that the others are told
 
 BROKEN = "UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION"  # as gRPC says it
 
+ENDS: dict[str, Any] = {end.__name__: end for end in (StopIteration, KeyboardInterrupt, SystemExit)}
+REFUSALS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (TypeError, ValueError, OSError)}
+
 _lost = False  # whether a process was missing: JAX's collectives don't recover
 
 
@@ -186,10 +189,7 @@ def in_accord(function: Callable[[], Found]) -> Found:
     kind, _, words = told[first].partition(": ")
     if kind in ENDS:
         raise ENDS[kind](*([int(words)] if words.isdigit() else []))
-    raise RuntimeError(f"process {first} of {len(ended)} ended the training in all of them, by {told[first]}")
-
-
-ENDS: dict[str, Any] = {end.__name__: end for end in (StopIteration, KeyboardInterrupt, SystemExit)}
+    raise REFUSALS.get(kind, RuntimeError)(f"process {first} of {len(ended)} raised {told[first]}")
 
 
 def _said(error: BaseException | None) -> str:
