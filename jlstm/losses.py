@@ -241,11 +241,13 @@ def summed_loss(
     key: Array | None = None,
     resets: Array | None = None,
     weights: Array | None = None,
+    first_row: int | Array = 0,
 ) -> tuple[Array, tuple[Array, tuple]]:
     """Return the loss of a batch before it is averaged, the form that adds up over pieces of a batch or of a text.
 
     Args:
         params, xs, ys, config, state, lengths, key, resets, weights: as `loss_fn` takes them.
+        first_row: the number of the first sequence in the whole batch, by which `draw_masks` draws.
 
     Returns:
         `(total, (count, state))`: the weighted sum of the losses of all targets that count, the sum of their weights,
@@ -264,7 +266,7 @@ def summed_loss(
         14
     """
     arguments = _checked(params, xs, ys, config, state, lengths, key, resets, weights)
-    total, (weight, state, *_) = _total(*arguments, config=config)
+    total, (weight, state, *_) = _total(*arguments, first_row, config=config)
     return total, (weight, state)
 
 
@@ -316,11 +318,12 @@ def _total(
     key: Any,
     resets: Any,
     weights: Any,
+    first_row: int | Array = 0,
     *,
     config: LSTMConfig,
     judged: bool = False,
 ) -> tuple[Array, tuple[Array, tuple, Array, Array]]:
-    scores, state = scores_of(params, xs, state, lengths, key, resets, config=config)
+    scores, state = scores_of(params, xs, state, lengths, key, resets, first_row, config=config)
     objective, right, count = config.objective, jnp.zeros(()), jnp.zeros(())
     total, weight = _summed(scores, ys, lengths, weights, objective=objective, each=objective.losses)
     if judged and objective.right is not None:

@@ -327,13 +327,15 @@ def scores_of(
     lengths: Array | None,
     key: Array | None,
     resets: Array | None = None,
+    first_row: int | Array = 0,
     *,
     config: LSTMConfig,
 ) -> tuple[Array, tuple]:
-    """Compute what `forward` does, of arguments that were checked."""
+    """Compute what `forward` does, of arguments that were checked and may be those of a part of a batch."""
     masks = None
     if key is not None and config.leaves_out:
-        masks = draw_masks(key, config, xs.shape[0], xs.shape[1], params.readout.weight.dtype)
+        batch, time = xs.shape[:2]
+        masks = draw_masks(key, config, batch, time, params.readout.weight.dtype, first_row=first_row)
     hs, state = run_layers(
         params.layers,
         xs,

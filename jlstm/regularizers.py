@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jlstm.cells.cell import Sizes
@@ -17,8 +19,13 @@ from jlstm.stack import Bidirectional, LayerMasks, Masks
 __all__ = ["draw_masks"]
 
 
-def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any = jnp.float32) -> Masks:
+def draw_masks(
+    key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any = jnp.float32, *, first_row: int | Array = 0
+) -> Masks:
     """Draw what a training step leaves out.
+
+    Every sequence draws by its number in the batch, and so does every time step: what a batch leaves out is what its
+    parts do, and what is behind it changes nothing. Masks of weights are the same for all parts.
 
     Args:
         key: a key of `jax.random.key`; the same key gives the same masks.
@@ -26,6 +33,7 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
         batch: how many sequences.
         time: how many time steps each has.
         dtype: the masks' dtype.
+        first_row: the number of the first sequence, where these are a part of a batch; an integer, also of JAX.
 
     Returns:
         The masks; what stays is multiplied by 1 / (1 - share), so that the expectation is what it was.
@@ -40,53 +48,91 @@ def draw_masks(key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any
     """
     check_config(config)
     dtype, batch, time = floating("dtype", dtype), whole_size("batch", batch), whole_size("time", time)
-    key = prng_key("key", key)
-    keys = (jax.random.fold_in(key, k) for k in itertools.count(1))
-    outputs, inputs = None, None
-    if config.dropout:
-        keep, shape = 1 - config.dropout, (config.layers, batch, 1, config.output_width)
-        outputs = tuple(jax.random.bernoulli(key, jnp.float32(keep), shape).astype(dtype) / keep)
-    if config.input_dropout:
-        inputs = _scaled(next(keys), config.input_dropout, (batch, 1, config.input_size), dtype)
+    first_row = first_row if isinstance(first_row, Array) else whole_size("first_row", first_row)
+    # Of threefry, whatever the key is of: mapped over keys, those of "rbg" draw with the first one for all.
+    keys = jax.random.wrap_key_data(jax.random.bits(prng_key("key", key), (3, 2), jnp.uint32), impl="threefry2x32")
+    rows = jnp.asarray(first_row, jnp.int32) + jnp.arange(batch, dtype=jnp.int32)
+    steps = jnp.arange(time, dtype=jnp.int32)
+    wanted, tree = jax.tree.flatten(_wanted(config))
+    drawn: dict[int, Iterator[Array]] = {}
+    for k, axes in enumerate([(), (rows,), (rows, steps)]):
+        of_axes = [mask for mask in wanted if mask.axes == k]
+        drawn[k] = iter(_draw(keys[k], axes, of_axes) if of_axes else ())
+
+    def finished(mask: _Mask) -> Array:
+        left_out = next(drawn[mask.axes])
+        return jnp.where(left_out, 0, jnp.asarray(1 / (1 - mask.share), dtype)) if mask.scaled else left_out
+
+    return jax.tree.unflatten(tree, map(finished, wanted))
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """What a mask is to be.
+
+    Attributes:
+        share: how much of it is left out.
+        shape: its shape.
+        axes: how many axes are in front: none for weights, one where each sequence has a mask, two where each of its
+            steps has.
+        scaled: whether it holds 0 and what keeps its mean at 1; else it is true for what is left out.
+    """
+
+    share: float
+    shape: tuple[int, ...]
+    axes: int = 1
+    scaled: bool = True
+
+
+def _wanted(config: LSTMConfig) -> Any:
+    """Return the masks of a network, a `_Mask` in place of each array."""
+
+    def mask(share: float, *shape: int, **options: Any) -> Any:
+        return _Mask(share, shape, **options) if share else None
+
+    def of_one(sizes: Sizes) -> LayerMasks:
+        cell, params = config.cell, config.cell.shapes(sizes)
+        weight, zoneout = None, None
+        if config.weight_dropout:
+            shapes = {name: getattr(params, name).shape for name in cell.recurrent}
+            drawn = {name: mask(config.weight_dropout, *shape, axes=0) for name, shape in shapes.items()}
+            weight = type(params)(**dict.fromkeys(params._fields) | drawn)
+        if config.zoneout:
+            state = jax.eval_shape(cell.zero_state, params)
+            zoneout = jax.tree.map(lambda leaf: mask(config.zoneout, *leaf.shape, axes=2, scaled=False), state)
+        return LayerMasks(weight, mask(config.recurrent_dropout, sizes.outputs), zoneout)
 
     def of_layer(sizes: Sizes) -> Any:
-        masks = [_of_one(keys, config, sizes, batch, time, dtype) for _ in range(1 + config.bidirectional)]
-        return Bidirectional(*masks) if config.bidirectional else masks[0]
+        return Bidirectional(of_one(sizes), of_one(sizes)) if config.bidirectional else of_one(sizes)
 
-    return Masks(inputs, tuple(of_layer(config.sizes(k)) for k in range(config.layers)), outputs)
-
-
-def _of_one(keys: Iterator[Array], config: LSTMConfig, sizes: Sizes, batch: int, time: int, dtype: Any) -> LayerMasks:
-    """Draw the masks of one direction of a layer."""
-    cell = config.cell
-    params = cell.shapes(sizes)
-    weight, recurrent, zoneout = None, None, None
-    if config.weight_dropout:
-        shapes = {name: getattr(params, name).shape for name in cell.recurrent}
-        drawn = {name: _scaled(next(keys), config.weight_dropout, shape, dtype) for name, shape in shapes.items()}
-        weight = type(params)(**dict.fromkeys(params._fields) | drawn)
-    if config.recurrent_dropout:
-        recurrent = _scaled(next(keys), config.recurrent_dropout, (batch, sizes.outputs), dtype)
-    if config.zoneout:
-        state = jax.eval_shape(cell.zero_state, params)
-        zoneout = jax.tree.map(lambda leaf: _chosen(next(keys), config.zoneout, (batch, time, *leaf.shape)), state)
-    return LayerMasks(weight, recurrent, zoneout)
+    inputs, outputs = mask(config.input_dropout, 1, config.input_size), mask(config.dropout, 1, config.output_width)
+    layers = tuple(of_layer(config.sizes(k)) for k in range(config.layers))
+    return Masks(inputs, layers, outputs and (outputs,) * config.layers)
 
 
-def _scaled(key: Array, share: float, shape: tuple, dtype: Any) -> Array:
-    """Return 0 for a share of the entries, and what keeps the mean at 1 for the others."""
-    return jnp.where(_chosen(key, share, shape), 0, jnp.asarray(1 / (1 - share), dtype))
+def _draw(key: Array, axes: tuple[Array, ...], masks: list[_Mask]) -> list[Array]:
+    """Return what masks leave out. Each of the numbers along `axes` draws with a key of its own, and all at once."""
+    if axes:
+        return jax.vmap(lambda number: _draw(jax.random.fold_in(key, number), axes[1:], masks))(axes[0])
+    words = [math.prod(mask.shape[:-1]) + -(-math.prod(mask.shape) // 4) for mask in masks]
+    # A key of threefry is 64 random bits; `jax.random.bits` makes 32 in the same time.
+    drawn = jax.random.key_data(jax.random.split(key, -(-sum(words) // 2))).reshape(-1)
+    pieces = jnp.split(drawn[: sum(words)], list(itertools.accumulate(words[:-1])))
+    return [_chosen(piece, mask.share, mask.shape) for piece, mask in zip(pieces, masks, strict=True)]
 
 
-def _chosen(key: Array, share: float, shape: tuple) -> Array:
+def _chosen(words: Array, share: float, shape: tuple[int, ...]) -> Array:
     """Return true for a share of the entries, by 8 random bits each: by 32 it takes four times as long.
 
     Of 256 equally likely numbers, those below share · 256 are chosen; what is left of that when it is rounded down
     decides, anew for each row, whether one more is: each entry is chosen with the probability that was asked for.
+
+    Args:
+        words: random uint32, one for each row, and behind them one for four entries.
+        share: the share.
+        shape: the shape of the result.
     """
-    if not all(isinstance(size, int) for size in shape):  # symbolic, which can't be cut into bytes
-        return jax.random.bernoulli(key, share, shape)
-    size, (key, of_rows) = math.prod(shape), jax.random.split(key)
-    bits = lax.bitcast_convert_type(jax.random.bits(key, (-(-size // 4),), jnp.uint32), jnp.uint8)
-    below = jnp.floor(share * 256 + jax.random.uniform(of_rows, (*shape[:-1], 1), jnp.float32))
-    return bits.reshape(-1)[:size].reshape(shape).astype(jnp.uint16) < below.astype(jnp.uint16)
+    rows, size, (below, rest) = math.prod(shape[:-1]), math.prod(shape), divmod(share * 256, 1)
+    one_more = (words[:rows] < np.uint32(rest * 2**32)).reshape(*shape[:-1], *(1 for _ in shape[-1:]))
+    drawn = lax.bitcast_convert_type(words[rows:], jnp.uint8).reshape(-1)[:size].reshape(shape)
+    return (drawn < np.uint8(below)) | ((drawn == np.uint8(below)) & one_more)

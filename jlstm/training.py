@@ -135,7 +135,7 @@ def trainer(
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {describe(value)}")
         key = jax.random.fold_in(state.key, state.step)
-        key = jax.random.fold_in(key, 0 if axis_name is None else lax.axis_index(axis_name))
+        first_row = 0 if axis_name is None else lax.axis_index(axis_name) * jnp.shape(batch.xs)[0]
 
         def share(params: ModelParams) -> tuple[Array, Any]:
             total, (real, memory) = summed_loss(
@@ -148,6 +148,7 @@ def trainer(
                 key=key,
                 resets=batch.resets,
                 weights=batch.weights,
+                first_row=first_row,
             )
             real = targets_in(batch, config) if balanced and batch.weights is not None else real
             weight = summed(real, axis_name)
