@@ -1,13 +1,20 @@
-"""To disk and back: one file with a network's parameters, configuration and vocabulary.
+"""To disk and back: a network in one file, with what it takes to train on.
 
-The format, version 4, reads without jlstm. An object in JSON says what the network is: "format" is "jlstm", "version"
-is 4, "config" has the fields of `LSTMConfig`, the cell by its name, "vocabulary" is null or a string whose k-th
-character is class id k, "apply_softmax" is true or false, "trained_on" says so in a few words, where it is there.
+The format of a network, version 5, reads without jlstm. An object in JSON says what the network is: "format" is
+"jlstm", "version" is 5, "config" has the fields of `LSTMConfig`, the cell by its name, "vocabulary" is null or a string
+whose k-th character is class id k, "apply_softmax" is true or false, "trained_on" says so in a few words, where it is
+there.
 "standardize", where it is there, is true before the training, or has the "mean" and the "deviation" of each feature,
 "inputs", and of each value to tell, "targets", null where those are none. All else are arrays, in C order, of
 float16, bfloat16, float32 or float64: for each layer k from 0 up those of the cell, `layers[k].weight_ih`,
 `layers[k].weight_hh` and `layers[k].bias` of an LSTM, of two directions `layers[k].forward.weight_ih` and so on; then
 `readout.weight` and `readout.bias`; all of the shapes that the cell's file and `Readout` name.
+
+"training", where it is there, has "epochs", how many led to the parameters, and "shapes", the names and shapes of
+further arrays, beside the others: `training.history.loss`, `.validation` and `.accuracy`, in float64, one number an
+epoch, and the state of the training, in any dtypes: `training.opt_state[1][0].mu.layers[0].bias` and so on as the
+optimiser has them, `training.key`, the numbers of a JAX key in uint32, `training.step`, how many steps were taken, and
+`training.params.readout.bias` and so on, where the parameters that are trained are not those that predict.
 
 Under a name that ends in `.safetensors`, the file is of the format of that name, whose header has the dtypes. The
 object is the string "jlstm" in its metadata, and has a "sha256" more, a checksum that `jlstm/safetensors.py` defines.
@@ -19,8 +26,8 @@ object is the string "jlstm" in its metadata, and has a "sha256" more, a checksu
 Under all other names, it is an uncompressed zip archive that `numpy.load` opens. The object is its member `jlstm.json`,
 in UTF-8, and has "dtypes" more, the dtype of each array by its name. All other members are the arrays in NumPy's format
 1.0, little-endian, with `.npy` behind the name. A bfloat16 array is stored as its bits, in uint16; they are the upper
-half of a float32's. Version 3 had no "standardize"; version 2 no cell but the LSTM either, and fewer fields in
-"config"; in version 1, the layers' weights were transposed as well, `[I, 4H]`, `[H, 4H]`.
+half of a float32's. Version 4 had no "training"; version 3 no "standardize" either; version 2 no cell but the LSTM, and
+fewer fields in "config"; in version 1, the layers' weights were transposed as well, `[I, 4H]`, `[H, 4H]`.
 
     file = numpy.load("model.npz")
     about, bias = json.loads(file["jlstm.json"]), file["layers[0].bias"]
@@ -36,9 +43,9 @@ from jlstm import npz, safetensors
 from jlstm.cells import Cell
 from jlstm.checks import describe
 from jlstm.files import name_of, open_file, write
-from jlstm.saved import Saved, put_together, take_apart
+from jlstm.saved import Saved, Training, put_together, take_apart
 
-__all__ = ["Saved", "load", "save"]
+__all__ = ["Saved", "Training", "load", "save"]
 
 
 def save(path: str | os.PathLike[str], saved: Saved) -> None:
@@ -47,7 +54,8 @@ def save(path: str | os.PathLike[str], saved: Saved) -> None:
     Args:
         path: the file, by exactly this name; one that is there is replaced and keeps its permissions. A name that ends
             in `.safetensors` makes it of that format, any other a `.npz`.
-        saved: the network; its parameters are finite numbers in float16, bfloat16, float32 or float64.
+        saved: the network; its parameters are finite numbers in float16, bfloat16, float32 or float64, and what it
+            takes to train on are numbers of any dtype.
 
     Raises:
         TypeError, ValueError: `path` or `saved` does not fit; the message names what, and nothing was touched.

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from os import PathLike
@@ -14,7 +15,7 @@ from jax.tree_util import keystr
 
 from jlstm import interop
 from jlstm.cells import LSTM, Cell
-from jlstm.checkpoint import Saved, load, save
+from jlstm.checkpoint import Saved, Training, load, save
 from jlstm.checks import alike, class_only, describe, finite_numbers, real_number, switch, whole_number, whole_seed
 from jlstm.config import Inputs, Loss, LSTMConfig, Target
 from jlstm.data import Streams, Windows, filled_up
@@ -33,6 +34,7 @@ from jlstm.progress import Progress
 from jlstm.recovery import Recovery, terms_of
 from jlstm.scaling import Scalings, scalings_of
 from jlstm.series import SeriesWindows
+from jlstm.snapshot import arrays_of, tree_of
 from jlstm.training import Evaluation, Report, TrainState, batches_of, evaluate, fit, fresh_state
 
 __all__ = ["History", "LSTMNetwork", "Moment"]
@@ -525,17 +527,22 @@ class LSTMNetwork:
             total, count = total + losses[places].sum(), count + int(places.sum())
         return float(total / max(count, 1))
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the network to a file, in one step: parameters, configuration and scaling, not the optimiser's state.
+    def save(self, path: str | PathLike[str], *, training: bool = True) -> None:
+        """Write the network to a file, in one step: parameters, configuration, scaling, and what it takes to train on.
 
         Args:
             path: the file; one that is there is replaced. A name that ends in ".safetensors" is written in that format,
                 with the extra "safetensors".
+            training: whether the file has what it takes to train on: the optimiser's state, which for Adam is twice the
+                size of the parameters, the key of the shuffles and of dropout, the history, and the count of epochs.
 
         Raises:
+            TypeError: `training` is no boolean, or the optimiser's state has something else than numbers.
             OSError: the file can't be written.
         """
-        save(path, self._saved())
+        trained = self._trained
+        saved = self._saved(trained)
+        save(path, saved._replace(training=_training_of(trained)) if switch("training", training) else saved)
 
     def export_onnx(self, path: str | PathLike[str]) -> None:
         """Write the network to a file in ONNX, which runs without jlstm, with the extra "onnx".
@@ -547,10 +554,9 @@ class LSTMNetwork:
             ValueError: ONNX has no such cell.
             OSError: the file can't be written.
         """
-        export_onnx(path, self._saved())
+        export_onnx(path, self._saved(self._trained))
 
-    def _saved(self) -> Saved:
-        trained = self._trained
+    def _saved(self, trained: _Trained) -> Saved:
         about = self.apply_softmax, trained.on, self.standardize, trained.scalings
         return Saved(trained.params, self.config, None, *about)
 
@@ -578,16 +584,19 @@ class LSTMNetwork:
         schedule: Callable[[Array], Array] = cosine,
         progress: bool = True,
     ) -> "LSTMNetwork":
-        """Read a network from a file that `save` wrote; further training starts the optimiser's state anew.
+        """Read a network from a file that `save` wrote; with the same optimiser, training goes on to the same bits.
+
+        An optimiser whose state has other arrays than the file's starts anew, with a `RuntimeWarning` that says what
+        differs; one that has the same arrays is taken for the same. Files that have no training start it anew.
 
         Args:
             path: the file.
             cell: the cell of the network, where it is one of your own.
-            seed: of the shuffles and of dropout.
-            optimizer, batch_size, schedule, progress: as for the class.
+            seed: of the shuffles and of dropout, where the training starts anew.
+            optimizer, batch_size, schedule, progress: as for the class; a file has none of them.
 
         Returns:
-            The network, which predicts the same bits.
+            The network, which predicts the same bits, with the history that the file has.
 
         Raises:
             ValueError: the file is damaged, foreign, of a newer jlstm, or of a `CharLM`.
@@ -612,6 +621,8 @@ class LSTMNetwork:
         network.config = saved.config
         network.params = saved.params
         network._trained = network._trained._replace(on=saved.trained_on, scalings=saved.scalings)
+        if saved.training is not None:
+            network._trained = _going_on(network._trained, saved.training, path)
         return network
 
     @class_only
@@ -789,6 +800,28 @@ class LSTMNetwork:
         if isinstance(sequences, list):
             return [scalings.of_inputs(sequence, f"x[{k}]") for k, sequence in enumerate(sequences)], kind
         return scalings.of_inputs(sequences, "x"), kind
+
+
+def _training_of(trained: _Trained) -> Training:
+    """Return what it takes to train on; parameters that predict and are trained are in a file already."""
+    params, state = trained.params, trained.state._replace(memory=None)
+    state = state._replace(params=None) if params is state.params else state  # type: ignore[arg-type]
+    return Training(trained.epochs, trained.history._asdict(), arrays_of("training", state))
+
+
+def _going_on(fresh: _Trained, training: Training, path: str | PathLike[str]) -> _Trained:
+    """Return a network with the history of a file, and with its training where the optimiser is the same."""
+    own, state = fresh.state, fresh.state
+    if not any(name.startswith(".params") for name in training.state):
+        own = own._replace(params=None)  # type: ignore[arg-type]
+    try:
+        found = tree_of(training.state, own)
+        state = everywhere(found._replace(params=found.params or state.params))
+    except ValueError as error:
+        if np.any(training.state.get(".step", 1)):  # nothing is lost of what was never trained
+            anew = f"the optimiser starts anew, as its state is another than the file's ({error})"
+            warnings.warn(f"{path}: {anew}; parameters and history are the file's", RuntimeWarning, stacklevel=3)
+    return fresh._replace(state=state, history=History(**training.history), epochs=training.epochs)
 
 
 def _refuse(data: Any, others: dict[str, Any]) -> None:

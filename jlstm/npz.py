@@ -13,17 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jlstm.checks import same_names
-from jlstm.saved import MOST_ABOUT, STORED, Contents, check_bits, read_about, reading
+from jlstm.saved import EVERY, MOST_ABOUT, Contents, read_about, reading
 
 __all__ = ["decode", "encode"]
 
 ABOUT = "jlstm.json"
-INTEGERS = {
-    f"{kind}int{8 * size}": f"{'<' if size > 1 else '|'}{kind or 'i'}{size}"
-    for kind in ("", "u")
-    for size in (1, 2, 4, 8)
-}
-EVERY = STORED | INTEGERS | {"bool": "|b1"}
 
 
 def encode(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> memoryview:
@@ -41,15 +35,12 @@ def encode(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> memoryview:
     return file.getbuffer()
 
 
-def decode(
-    file: BinaryIO, read: Callable[..., dict[str, Any]] = read_about, stored: Mapping[str, str] = STORED
-) -> Contents:
+def decode(file: BinaryIO, read: Callable[..., dict[str, Any]] = read_about) -> Contents:
     """Return what the file holds; its arrays are read when they are asked for, while it is open.
 
     Args:
         file: the open file.
         read: what checks its object in JSON, as `read_about` does for a network.
-        stored: the dtypes that its arrays may have, each with that of its bits.
     """
     size = os.fstat(file.fileno()).st_size
     with reading("expected a file that jlstm saved"):
@@ -70,25 +61,20 @@ def decode(
     with reading(f"{ABOUT}: expected JSON"):
         text = archive.read(member)
     about = read(ABOUT, text, own="dtypes")
-    return Contents(about, size, len(members), functools.partial(_arrays, archive, about["dtypes"], stored))
+    return Contents(about, size, len(members), functools.partial(_arrays, archive, about["dtypes"]))
 
 
-def _arrays(
-    archive: zipfile.ZipFile, dtypes: Any, stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
+def _arrays(archive: zipfile.ZipFile, dtypes: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     same_names("members", set(archive.namelist()), [ABOUT, *(f"{name}.npy" for name in shapes)])
     same_names("dtypes", dtypes, shapes)
-    return {name: _array(archive, name, shape, dtypes[name], stored) for name, shape in shapes.items()}
+    return {name: _array(archive, name, shape, dtypes[name]) for name, shape in shapes.items()}
 
 
-def _array(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any, stored: Mapping[str, str]
-) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Read an array of this shape and dtype; what its header says of them is compared and never allocated."""
-    if not isinstance(dtype, str) or dtype not in stored:
-        raise ValueError(f"dtypes: expected one of {tuple(stored)} for {name}, got {reprlib.repr(dtype)}")
-    check_bits(name, dtype)
-    bits = np.dtype(stored[dtype])
+    if not isinstance(dtype, str) or dtype not in EVERY:
+        raise ValueError(f"dtypes: expected one of {tuple(EVERY)} for {name}, got {reprlib.repr(dtype)}")
+    bits = np.dtype(EVERY[dtype])
     length = math.prod(shape) * bits.itemsize
     with reading(f"{name}: expected an array in NumPy's format 1.0"), archive.open(f"{name}.npy") as member:
         if (version := np.lib.format.read_magic(member)) != (1, 0):

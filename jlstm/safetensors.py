@@ -15,12 +15,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jlstm.checks import library, same_names
-from jlstm.saved import MOST_ABOUT, STORED, Contents, check_bits, read_about, reading
+from jlstm.saved import EVERY, MOST_ABOUT, Contents, read_about, reading
 
 __all__ = ["decode", "encode"]
 
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {
+    **{"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "bool": "BOOL"},
+    **{f"{kind}int{bits}": f"{kind or 'i'}{bits}".upper() for kind in ("", "u") for bits in (8, 16, 32, 64)},
+}
+DTYPES = {code: dtype for dtype, code in CODES.items()}
 ABOUT = "metadata['jlstm']"
 
 
@@ -83,7 +86,6 @@ def _array(name: str, tensor: dict[str, Any], shape: tuple[int, ...]) -> np.ndar
     dtype = DTYPES.get(tensor["dtype"])
     if dtype is None:
         raise ValueError(f"{name}: expected one of {tuple(DTYPES)}, got {tensor['dtype']!r}")
-    check_bits(name, dtype)
     if tuple(tensor["shape"]) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor['shape'])}")
-    return np.frombuffer(tensor["data"], STORED[dtype]).view(dtype).reshape(shape)
+    return np.frombuffer(tensor["data"], EVERY[dtype]).view(dtype).reshape(shape)

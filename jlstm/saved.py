@@ -7,7 +7,7 @@ import contextlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ import jax
 import numpy as np
 
 from jlstm.cells import CELLS, Cell
-from jlstm.checks import alike, same_names
+from jlstm.checks import alike, same_names, whole_number
 from jlstm.config import LSTMConfig
 from jlstm.model import ModelParams, params_shapes
 from jlstm.scaling import Scaling, Scalings
 
 __all__ = [
+    "EVERY",
     "MOST_ABOUT",
-    "STORED",
     "Contents",
     "Saved",
+    "Training",
     "check_bits",
     "put_together",
     "read_about",
@@ -32,11 +33,32 @@ __all__ = [
     "take_apart",
 ]
 
-VERSIONS = 1, 2, 3, 4  # those that are read; the last is written
-NAMES = "format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "standardize"
-LEFT_OUT: dict[str, Any] = {"trained_on": "", "standardize": False}  # where they are this; the first files had none
+VERSIONS = 1, 2, 3, 4, 5  # those that are read; the last is written
+NAMES = "format", "version", "config", "vocabulary", "apply_softmax", "trained_on", "standardize", "training"
+LEFT_OUT: dict[str, Any] = {"trained_on": "", "standardize": False, "training": None}  # where they are this
+HISTORY = "loss", "validation", "accuracy"
 MOST_ABOUT = 2**24  # bytes: three times what a vocabulary of all of Unicode takes
-STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}  # as NumPy reads their bits
+MOST_AXES = 64  # as NumPy has it
+# The dtypes of parameters, and those of all arrays, each as NumPy reads its bits.
+FLOATS = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
+EVERY = FLOATS | {
+    **{"int8": "|i1", "int16": "<i2", "int32": "<i4", "int64": "<i8"},
+    **{"uint8": "|u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8", "bool": "|b1"},
+}
+
+
+class Training(NamedTuple):
+    """What it takes to train a network on, beside the network itself.
+
+    Attributes:
+        epochs: how many epochs led to its parameters.
+        history: the losses of all finished epochs, by the names that `jlstm.History` has for them.
+        state: the arrays of the training's state by name, as NumPy's, such as `.opt_state[0].count`.
+    """
+
+    epochs: int
+    history: dict[str, tuple[float, ...]]
+    state: dict[str, np.ndarray]
 
 
 class Saved(NamedTuple):
@@ -50,6 +72,7 @@ class Saved(NamedTuple):
         trained_on: what the network was trained on, in a few words; empty where nobody knows.
         standardize: whether features and values to tell are brought to mean 0 and deviation 1.
         scalings: by what; None before the training.
+        training: what it takes to train on; None where nobody is to.
     """
 
     params: ModelParams
@@ -59,6 +82,7 @@ class Saved(NamedTuple):
     trained_on: str = ""
     standardize: bool = False
     scalings: Scalings | None = None
+    training: Training | None = None
 
 
 class Contents(NamedTuple):
@@ -87,9 +111,11 @@ def take_apart(saved: Saved) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     alike("params", saved.params, params_shapes(saved.config))
     arrays = {name: np.asarray(leaf) for name, leaf in _by_name(saved.params).items()}
     for name, array in arrays.items():
-        if array.dtype.name not in STORED:
-            raise TypeError(f"params.{name}: expected one of {tuple(STORED)}, got {array.dtype}")
+        if array.dtype.name not in FLOATS:
+            raise TypeError(f"params.{name}: expected one of {tuple(FLOATS)}, got {array.dtype}")
         _check_finite(f"params.{name}", array)
+    of_training = _training_apart(saved.training)
+    shapes = {name: list(array.shape) for name, array in of_training.items()}
     about = {
         "format": "jlstm",
         "version": VERSIONS[-1],
@@ -99,7 +125,9 @@ def take_apart(saved: Saved) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "apply_softmax": saved.apply_softmax,
         **({"trained_on": saved.trained_on} if saved.trained_on else {}),
         **({"standardize": standardize} if standardize else {}),
+        **({"training": {"epochs": int(saved.training.epochs), "shapes": shapes}} if saved.training else {}),
     }
+    arrays |= of_training
     return about, {name: np.asarray(array, array.dtype.name, order="C") for name, array in arrays.items()}
 
 
@@ -120,14 +148,20 @@ def put_together(contents: Contents, cell: Cell | None) -> Saved:
     expected = params_shapes(config)
     shapes = {name: leaf.shape for name, leaf in _by_name(expected).items()}
     turned = [name for name in shapes if about["version"] == 1 and name.startswith("layers[")]
-    arrays = contents.arrays(shapes | {name: shapes[name][::-1] for name in turned})
-    for name, array in arrays.items():
-        _check_finite(name, array)
+    training = about["training"]
+    of_training = {} if training is None else _training_shapes(training, size)
+    arrays = contents.arrays(shapes | {name: shapes[name][::-1] for name in turned} | of_training)
+    for name in shapes:
+        if arrays[name].dtype.name not in FLOATS:
+            raise ValueError(f"{name}: expected one of {tuple(FLOATS)}, got {arrays[name].dtype}")
+        check_bits(name, arrays[name])
+        _check_finite(name, arrays[name])
     arrays |= {name: arrays[name].T for name in turned}
     params = jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in shapes])
     scalings = _check_scalings(about["standardize"], config)
-    said = about["vocabulary"], about["apply_softmax"], about["trained_on"]
-    return Saved(params, config, *said, about["standardize"] is not False, scalings)
+    said = about["vocabulary"], about["apply_softmax"], about["trained_on"], about["standardize"] is not False
+    told = None if training is None else _training_together(training["epochs"], arrays, of_training)
+    return Saved(params, config, *said, scalings, told)
 
 
 def read_about(where: str, text: str | bytes, own: str) -> dict[str, Any]:
@@ -150,10 +184,10 @@ def read_about(where: str, text: str | bytes, own: str) -> dict[str, Any]:
     return about
 
 
-def check_bits(name: str, dtype: str) -> None:
-    """Raise a ValueError where JAX would round an array of this dtype, since float64 is off."""
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(f"{name}: expected a dtype of 32 bits or less, got {dtype}, which needs jax_enable_x64")
+def check_bits(name: str, array: np.ndarray) -> None:
+    """Raise a ValueError where JAX would round an array, since float64 is off."""
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        raise ValueError(f"{name}: expected a dtype of 32 bits or less, got {array.dtype}, which needs jax_enable_x64")
 
 
 @contextlib.contextmanager
@@ -233,6 +267,50 @@ def _scaling(name: str, scaling: Any, size: int) -> Scaling:
     if found.deviation.min() <= 0:
         raise ValueError(f"standardize.{name}.deviation: expected positive numbers, got {found.deviation.min()}")
     return found
+
+
+def _training_apart(training: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a training, by their names in a file; none where there is no training."""
+    if training is None:
+        return {}
+    if not isinstance(training, Training):
+        raise TypeError(f"training: expected a Training or None, got {reprlib.repr(training)}")
+    whole_number("training.epochs", training.epochs, least=0)
+    same_names("training.history", training.history, HISTORY)
+    arrays = {f"training{name}": np.asarray(array) for name, array in training.state.items()}
+    for name, array in arrays.items():
+        if array.dtype.name not in EVERY:
+            raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}")
+    return {f"training.history.{name}": np.asarray(training.history[name], np.float64) for name in HISTORY} | arrays
+
+
+def _training_shapes(training: Any, size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a training's arrays, as the object of a file of at most so many bytes has them."""
+    same_names("training", training, ["epochs", "shapes"])
+    with reading("training.epochs: expected a number of epochs"):
+        whole_number("epochs", training["epochs"], least=0)
+    shapes, history = training["shapes"], {f"training.history.{name}" for name in HISTORY}
+    if not isinstance(shapes, dict) or not shapes.keys() >= history:
+        raise ValueError(f"training.shapes: expected an object with {sorted(history)}, got {reprlib.repr(shapes)}")
+    for name, shape in shapes.items():
+        if not name.startswith("training."):
+            raise ValueError(f"training.shapes: expected names that begin with 'training.', got {reprlib.repr(name)}")
+        whole = isinstance(shape, list) and all(type(n) is int and 0 <= n <= size for n in shape)
+        if not whole or len(shape) > MOST_AXES:
+            raise ValueError(f"{name}: expected a shape of numbers up to {size}, got {reprlib.repr(shape)}")
+        if name in history and len(shape) != 1:
+            raise ValueError(f"{name}: expected a shape of one number, got {reprlib.repr(shape)}")
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _training_together(epochs: int, arrays: dict[str, np.ndarray], names: Iterable[str]) -> Training:
+    """Return the training whose arrays have these names in a file."""
+    state = {name.removeprefix("training"): arrays[name] for name in names}
+    history = {name: state.pop(f".history.{name}") for name in HISTORY}
+    for name, losses in history.items():
+        if losses.dtype != np.float64:
+            raise ValueError(f"training.history.{name}: expected float64, got {losses.dtype}")
+    return Training(epochs, {name: tuple(losses.tolist()) for name, losses in history.items()}, state)
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

@@ -8,7 +8,7 @@ that JAX gives them, such as `.params.layers[0].bias`; a key of `jax.random.key`
 import json
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +18,9 @@ import numpy as np
 from jlstm import npz
 from jlstm.checks import describe, same_names
 from jlstm.files import name_of, open_file, write
-from jlstm.saved import reading
+from jlstm.saved import EVERY, check_bits, reading
 
-__all__ = ["load_training", "read_training", "save_training", "write_training"]
+__all__ = ["arrays_of", "load_training", "read_training", "save_training", "tree_of", "write_training"]
 
 FORMAT, VERSION = "jlstm training", 1
 
@@ -65,10 +65,9 @@ def load_training(path: str | os.PathLike[str], like: Any) -> Any:
 
 
 def write_training(path: str | os.PathLike[str], state: Any, about: dict[str, Any]) -> None:
-    """Write a state as `save_training` does, with an object for JSON that says what it is of."""
+    """Write a state, any pytree of arrays, in one step, with an object for JSON that says what it is of."""
     name = name_of(path)
-    arrays = {key: _plain(f"state{key}", leaf) for key, leaf in _by_name(state).items()}
-    write(name, npz.encode({"format": FORMAT, "version": VERSION, "about": about}, arrays))
+    write(name, npz.encode({"format": FORMAT, "version": VERSION, "about": about}, arrays_of("state", state)))
 
 
 def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]], Any]) -> tuple[dict[str, Any], Any]:
@@ -87,18 +86,41 @@ def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]],
     path = name_of(path)
     with open_file(path) as file:
         try:
-            contents = npz.decode(file, _read_about, npz.EVERY)
+            contents = npz.decode(file, _read_about)
             about = contents.about["about"]
             expected = like(about)
-            shapes = {key: _shape(leaf) for key, leaf in _by_name(expected).items()}
-            found = contents.arrays({key: each.shape for key, each in shapes.items()})
-            for key, each in shapes.items():
-                if found[key].dtype != each.dtype:
-                    raise ValueError(f"{key}: expected {each.dtype}, got {found[key].dtype}")
+            arrays = contents.arrays({name: _form(leaf).shape for name, leaf in _by_name(expected).items()})
+            for name, array in arrays.items():
+                check_bits(name, array)
+            return about, tree_of(arrays, expected)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None
-    leaves = [_restored(found[key], leaf) for key, leaf in _by_name(expected).items()]
-    return about, jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
+def arrays_of(what: str, tree: Any) -> dict[str, np.ndarray]:
+    """Return a pytree's arrays as a file has them, by the names that JAX gives them; or a TypeError says which is none.
+
+    Example:
+        >>> arrays_of("state", {"key": jax.random.key(3), "step": jnp.int32(2)})
+        {"['key']": array([0, 3], dtype=uint32), "['step']": array(2, dtype=int32)}
+    """
+    return {name: _plain(f"{what}{name}", leaf) for name, leaf in _by_name(tree).items()}
+
+
+def tree_of(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
+    """Return the pytree like this one that these are the arrays of; or a ValueError says which of them is not."""
+    leaves = _by_name(like)
+    for name in [*leaves, *arrays]:
+        if name not in arrays or name not in leaves:
+            expected, came = ("an array", "none") if name in leaves else ("none", "an array")
+            raise ValueError(f"{name}: expected {expected}, got {came}")
+        expected, array = _form(leaves[name]), arrays[name]
+        if array.shape != expected.shape:
+            raise ValueError(f"{name}: expected shape {expected.shape}, got {array.shape}")
+        if array.dtype != expected.dtype:
+            raise ValueError(f"{name}: expected {expected.dtype}, got {array.dtype}")
+    restored = [_restored(arrays[name], leaf) for name, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
@@ -109,7 +131,7 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
-def _shape(leaf: Any) -> Any:
+def _form(leaf: Any) -> Any:
     """Return something with the shape and the dtype that an array has in a file."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
@@ -117,7 +139,7 @@ def _shape(leaf: Any) -> Any:
 def _plain(name: str, leaf: Any) -> np.ndarray:
     """Return an array as a file has it."""
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    if array.dtype.name not in npz.EVERY:
+    if array.dtype.name not in EVERY:
         raise TypeError(f"{name}: expected an array of numbers, got {describe(leaf)}")
     return np.asarray(array, array.dtype.name, order="C")
 

@@ -1,8 +1,10 @@
 """To disk and back: the same bits, in one step; and whatever else a file holds is refused."""
 
 import copy
+import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -23,12 +25,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_snapshot import changed
 
+from jlstm import saved as format_of
 from jlstm.cells import CELLS, LSTM, Cell, RNNState, times
-from jlstm.checkpoint import Saved, load, save
+from jlstm.checkpoint import Saved, Training, load, save
 from jlstm.config import LSTMConfig
 from jlstm.gradcheck import random_problem
 from jlstm.model import init_params
+from jlstm.saved import EVERY
 from jlstm.scaling import Scaling, Scalings
 
 CONFIG = LSTMConfig(2, 3, 4, layers=2, dropout=0.1, input_scale=1.7)
@@ -45,14 +50,32 @@ def network(dtype=jnp.float32, vocabulary: str | None = "abcd", config=CONFIG, s
     return Saved(jax.tree.map(jnp.array, arrays), config, vocabulary, config.loss != "mse")
 
 
+def in_training(saved):
+    """A network with what it takes to train on: every kind of dtype, a key as JAX names it, losses that are none."""
+    history = {"loss": (1.5, 0.1, 1e-300), "validation": (math.nan, math.inf, 2.0), "accuracy": ()}
+    state = {
+        ".opt_state[0].mu['a/b'].bias": np.array([[0.5, -0.0, np.nan]], "f4"),
+        ".opt_state[0].half": np.array([1, 2], "bfloat16"),
+        ".opt_state[0].on": np.array([True, False]),
+        ".opt_state[0].none": np.zeros((0, 3), "i2"),
+        ".opt_state[1].small": np.array(-3, "i1"),
+        ".opt_state[1].large": np.array([2**64 - 1], "u8"),
+        ".opt_state[1].exact": np.array([1e-300]),
+        ".key": np.array([1, 2**32 - 1], "u4"),
+        ".step": np.array(7, "i4"),
+    }
+    return saved._replace(training=Training(3, history, state))
+
+
 def bits(saved):
-    return [(leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(saved.params)]
+    leaves = map(np.asarray, jax.tree.leaves((saved.params, saved.training)))
+    return [(leaf.dtype.name, leaf.shape, leaf.tobytes()) for leaf in leaves]
 
 
 def assert_same(got, expected):
     assert bits(got) == bits(expected)
-    assert jax.tree.structure(got.params) == jax.tree.structure(expected.params)
-    assert got[1:] == expected[1:]
+    assert jax.tree.structure((got.params, got.training)) == jax.tree.structure((expected.params, expected.training))
+    assert got._replace(training=None)[1:] == expected._replace(training=None)[1:]
 
 
 @pytest.fixture
@@ -156,7 +179,7 @@ def test_reads_without_jlstm(tmp_path, dtype):
         arrays = {name: file[name] for name in file.files if name != "jlstm.json"}
     assert {name: about[name] for name in ("format", "version", "vocabulary", "apply_softmax")} == {
         "format": "jlstm",
-        "version": 4,
+        "version": 5,
         "vocabulary": "é中😀\0",
         "apply_softmax": True,
     }
@@ -512,6 +535,12 @@ def member(data, name="readout.bias.npy"):
     return lambda members, about: members.update({name: data})
 
 
+def bias(kind):
+    """A bias of this dtype, which the file says."""
+    array = np.zeros(4, kind)
+    return lambda *both: (member(npy(array))(*both), dtype(array.dtype.name)(*both))
+
+
 def without(name):
     return lambda members, about: members.pop(name)
 
@@ -528,7 +557,8 @@ FORTRAN = npy(np.zeros((3, 4), "f4", order="F"))
 FORTRAN_GOT = f"readout.weight: expected {(got := 'shape (3, 4), float32, 48 bytes')}, got {got} in Fortran order"
 OBJECT = npy(np.array([Touch()] * 4))
 CONFIG_TAKES = "config: expected what LSTMConfig takes, got "
-DTYPES = "dtypes: expected one of ('float16', 'bfloat16', 'float32', 'float64') for readout.bias, got "
+FLOATS = "('float16', 'bfloat16', 'float32', 'float64')"
+DTYPES = f"dtypes: expected one of {tuple(EVERY)} for readout.bias, got "
 WANTED = "readout.bias: expected shape (4,), float32, 16 bytes, got "
 NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
 
@@ -545,15 +575,15 @@ NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
         (member(pickle.dumps(Touch()), "jlstm.json"), "jlstm.json: expected JSON, got "),
         (without("jlstm.json"), "expected a file that jlstm saved, with a member jlstm.json, got KeyError"),
         (about(format="other"), "jlstm.json: expected an object with the format 'jlstm', got {"),
-        (about(version=5), "version: expected 1 to 4, got 5, written by a newer jlstm"),
-        (about(version=5, config={"new": 1}, more=1), "version: expected 1 to 4, got 5, written by a newer jlstm"),
-        (about(version=0), "version: expected 1 to 4, got 0"),
-        (about(version=True), "version: expected 1 to 4, got True"),
-        (about(version=1.0), "version: expected 1 to 4, got 1.0"),
-        (about(version="1"), "version: expected 1 to 4, got '1'"),
-        (about(version=None), "version: expected 1 to 4, got None"),
-        (about(more=1), "jlstm.json: expected 8 names, got 9, with [] missing and ['more'] unknown"),
-        (lambda members, about: about.pop("dtypes"), "jlstm.json: expected 8 names, got 7, with ['dtypes'] missing"),
+        (about(version=6), "version: expected 1 to 5, got 6, written by a newer jlstm"),
+        (about(version=6, config={"new": 1}, more=1), "version: expected 1 to 5, got 6, written by a newer jlstm"),
+        (about(version=0), "version: expected 1 to 5, got 0"),
+        (about(version=True), "version: expected 1 to 5, got True"),
+        (about(version=1.0), "version: expected 1 to 5, got 1.0"),
+        (about(version="1"), "version: expected 1 to 5, got '1'"),
+        (about(version=None), "version: expected 1 to 5, got None"),
+        (about(more=1), "jlstm.json: expected 9 names, got 10, with [] missing and ['more'] unknown"),
+        (lambda members, about: about.pop("dtypes"), "jlstm.json: expected 9 names, got 8, with ['dtypes'] missing"),
         (about(config=None), CONFIG_TAKES + "TypeError"),
         (about(config=[1, 2, 3]), CONFIG_TAKES + "TypeError"),
         (config(hidden_size=0), CONFIG_TAKES + "ValueError: hidden_size: expected at least"),
@@ -581,7 +611,9 @@ NPY = "readout.bias: expected an array in NumPy's format 1.0, got ValueError: "
         (dtype("object"), DTYPES + "'object'"),
         (dtype("float8_e4m3fn"), DTYPES + "'float8_e4m3fn'"),
         (dtype(["float32"]), DTYPES + "['float32']"),
-        (dtype("float64"), "readout.bias: expected a dtype of 32 bits or less, got float64, which needs jax_enab"),
+        (bias("f8"), "readout.bias: expected a dtype of 32 bits or less, got float64, which needs jax_enable_x64"),
+        (bias("i4"), f"readout.bias: expected one of {FLOATS}, got int32"),
+        (bias("?"), f"readout.bias: expected one of {FLOATS}, got bool"),
         (dtype("bfloat16"), "readout.bias: expected shape (4,), uint16, 8 bytes, got shape (4,), float32, "),
         (without("readout.bias.npy"), "members: expected 9 names, got 8, with ['readout.bias.npy'] missing"),
         (member(BIAS, "readout.o.npy"), "members: expected 9 names, got 10, with [] missing and ['readout.o.npy'] unk"),
@@ -612,6 +644,163 @@ def test_refuses_to_load(path, tmp_path, monkeypatch, change, message):
         load(path)
     assert len(str(caught.value)) < len(str(path)) + 600
     assert os.listdir(tmp_path) == ["model"], "nothing is extracted, nothing is unpickled"
+
+
+# What it takes to train on
+
+
+NAMES = "model.npz", "model.safetensors"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_what_it_takes_to_train_on(tmp_path, name):
+    if name.endswith("safetensors"):
+        pytest.importorskip("safetensors")
+    saved = in_training(network())
+    save(tmp_path / name, saved)
+    assert_same(load(tmp_path / name), saved)
+    before = (tmp_path / name).read_bytes()
+    save(tmp_path / name, load(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_it_takes_to_train_on_reads_without_jlstm(tmp_path):
+    save(tmp_path / "model", in_training(network()))
+    with np.load(tmp_path / "model") as file:
+        about = json.loads(file["jlstm.json"])["training"]
+        arrays = {name: file[name] for name in file.files if name.startswith("training.")}
+    assert about["epochs"] == 3
+    assert about["shapes"] == {name: list(array.shape) for name, array in arrays.items()}
+    assert arrays["training.history.loss"].tolist() == [1.5, 0.1, 1e-300]
+    assert arrays["training.step"] == 7
+    assert arrays["training.opt_state[0].on"].tolist() == [True, False]
+
+
+def test_a_network_alone_is_the_file_that_version_4_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(format_of, "VERSIONS", (1, 2, 3, 4))
+    counted = jax.tree.map(lambda leaf: np.arange(leaf.size, dtype="f4").reshape(leaf.shape), network().params)
+    save(tmp_path / "model", network()._replace(params=counted))
+    found = hashlib.sha256((tmp_path / "model").read_bytes()).hexdigest()
+    assert found == "5f83d82aa274aa3db635d2d4568341d56e4983c0fbd3fbd41f2cfa01aae3af67"
+
+
+def of_training(**entries):
+    return lambda members, about: about["training"].update(entries)
+
+
+def shape(of, sizes):
+    return lambda members, about: about["training"]["shapes"].update({f"training.{of}": sizes})
+
+
+def typed(of, array):
+    """Put an array of another dtype in the place of one."""
+
+    def change(members, about):
+        members[f"training.{of}.npy"] = npy(array)
+        about["dtypes"][f"training.{of}"] = array.dtype.name
+
+    return change
+
+
+NAMED = "training.shapes: expected an object with ['training.history.accuracy', 'training.history.loss', "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (about(training=1), "training: expected 2 names, got 0, with ['epochs', 'shapes'] missing"),
+        (about(training={}), "training: expected 2 names, got 0, with ['epochs', 'shapes'] missing"),
+        (about(training=None), "members: expected 9 names, got 21, with [] missing and ['training.his"),
+        (of_training(more=1), "training: expected 2 names, got 3, with [] missing and ['more'] unknown"),
+        (
+            of_training(epochs=-1),
+            "training.epochs: expected a number of epochs, got ValueError: epochs: expected at le",
+        ),
+        (of_training(epochs=1.0), "training.epochs: expected a number of epochs, got TypeError"),
+        (of_training(epochs=True), "training.epochs: expected a number of epochs, got TypeError"),
+        (of_training(epochs=None), "training.epochs: expected a number of epochs, got TypeError"),
+        (
+            of_training(epochs=10**400),
+            "training.epochs: expected a number of epochs, got ValueError: epochs: expected ",
+        ),
+        (of_training(shapes=None), NAMED),
+        (of_training(shapes=[]), NAMED),
+        (of_training(shapes={"training.history.loss": [3]}), NAMED),
+        (lambda _, about: about["training"]["shapes"].update({"readout.bias": [4]}), "training.shapes: expected names"),
+        (lambda _, about: about["training"]["shapes"].update({"../evil": [4]}), "training.shapes: expected names that"),
+        (shape("step", None), "training.step: expected a shape of numbers up to "),
+        (shape("step", [True]), "training.step: expected a shape of numbers up to "),
+        (shape("step", [1.0]), "training.step: expected a shape of numbers up to "),
+        (shape("step", [-1]), "training.step: expected a shape of numbers up to "),
+        (shape("step", [[1]]), "training.step: expected a shape of numbers up to "),
+        (shape("step", {"1": 1}), "training.step: expected a shape of numbers up to "),
+        (shape("step", [10**6]), "training.step: expected a shape of numbers up to "),
+        (shape("step", [0, 10**400]), "training.step: expected a shape of numbers up to "),
+        (shape("step", [10**3] * 10**5), "training.step: expected a shape of numbers up to "),
+        (shape("step", [1]), "training.step: expected shape (1,), int32, 4 bytes, got shape (), int32, 4 bytes"),
+        (shape("opt_state[0].none", [0] * 65), "training.opt_state[0].none: expected a shape of numbers up to "),
+        (shape("history.loss", []), "training.history.loss: expected a shape of one number, got []"),
+        (shape("history.loss", [3, 1]), "training.history.loss: expected a shape of one number, got [3, 1]"),
+        (shape("history.loss", [4]), "training.history.loss: expected shape (4,), float64, 32 bytes, got shape (3,)"),
+        (typed("history.loss", np.zeros(3, "f4")), "training.history.loss: expected float64, got float32"),
+        (shape("more", [1]), "members: expected 22 names, got 21, with ['training.more.npy'] missing"),
+        (without("training.key.npy"), "members: expected 21 names, got 20, with ['training.key.npy'] missing"),
+        (member(BIAS, "training.more.npy"), "members: expected 21 names, got 22, with [] missing and ['training.more"),
+        (
+            member(OBJECT, "training.key.npy"),
+            "training.key: expected shape (2,), uint32, 8 bytes, got shape (4,), obje",
+        ),
+        (lambda _, about: about["dtypes"].update({"training.key": "object"}), "dtypes: expected one of ('float16', "),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+def test_refuses_a_training_that_is_none(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    save("model", in_training(network()))
+    rewrite(tmp_path / "model", change)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/model: {message}')}") as caught:
+            load(tmp_path / "model")
+        assert tracemalloc.get_traced_memory()[1] < 10**6 + 20 * (tmp_path / "model").stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < len(str(tmp_path)) + 600
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"epochs": -1}, ValueError, "training.epochs: expected at least 0, got -1"),
+        ({"history": {"loss": ()}}, ValueError, "training.history: expected 3 names, got 1, with "),
+        ({"state": {".key": np.array("x")}}, TypeError, "training.key: expected an array of numbers, got <U1"),
+    ],
+)
+def test_refuses_to_save_a_training_that_is_none(path, change, error, message):
+    before, saved = path.read_bytes(), in_training(network())
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        save(path, saved._replace(training=saved.training._replace(**change)))
+    with pytest.raises(TypeError, match=r"^training: expected a Training or None, got 3$"):
+        save(path, saved._replace(training=3))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_changed_file_of_a_training_is_an_error_or_harmless(path, count):
+    """Changed in its arrays and in its JSON, cut off, or with a piece of it put twice."""
+    expected = in_training(network(config=replace(CONFIG, hidden_size=1, layers=1)))
+    save(path, expected)
+    whole, refused, rng = path.read_bytes(), 0, np.random.default_rng(count)
+    for _ in range(count):
+        path.write_bytes(changed(whole, rng))
+        try:
+            assert_same(load(path), expected)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+            assert len(str(error)) < len(str(path)) + 600  # noqa: PT017
+            refused += 1
+    assert refused > count / 2
 
 
 # What standardises

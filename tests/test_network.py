@@ -356,8 +356,8 @@ def test_saved_network_predicts_the_same_bits_and_has_its_configuration(tmp_path
     np.testing.assert_array_equal(loaded.predict(x), net.predict(x))
 
 
-def test_loaded_network_goes_on_training_with_the_optimiser_anew(tmp_path, on_streams):
-    on_streams.save(tmp_path / "network")
+def test_network_without_a_training_trains_with_the_optimiser_anew(tmp_path, on_streams):
+    on_streams.save(tmp_path / "network", training=False)
     options = {"seed": 7, "optimizer": optax.sgd, "batch_size": 2, "schedule": constant, "progress": False}
     loaded, expected = LSTMNetwork.load(tmp_path / "network", **options), new(**LARGER | options)
     expected.params = on_streams.params

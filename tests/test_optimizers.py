@@ -281,8 +281,8 @@ def test_plateau_sees_the_loss():
 
 
 def test_schedule_free_predicts_with_the_parameters_for_evaluation(tmp_path):
-    optimizer = functools.partial(optax.contrib.schedule_free_sgd, 0.5)
-    network = LSTMNetwork(1, 4, 3, progress=False, optimizer=lambda rate: optimizer(), batch_size=8)
+    options = {"progress": False, "optimizer": lambda rate: optax.contrib.schedule_free_sgd(0.5)}
+    network = LSTMNetwork(1, 4, 3, batch_size=8, **options)
     network.train(X, Y, epochs=3, validation=(X, Y))
     state = network._trained.state
     expected = optax.contrib.schedule_free_eval_params(state.opt_state, state.params)
@@ -292,7 +292,7 @@ def test_schedule_free_predicts_with_the_parameters_for_evaluation(tmp_path):
         network.history.validation[-1], abs=1e-5
     )
     network.save(tmp_path / "network.npz")
-    assert_close(LSTMNetwork.load(tmp_path / "network.npz").params, expected, atol=0)
+    assert_close(LSTMNetwork.load(tmp_path / "network.npz", **options).params, expected, atol=0)
 
 
 def test_parameters_for_evaluation_of_some_of_the_parameters_alone():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from test_checkpoint import ARRAYS, CONFIG, OWN, Touch, assert_same, network, networks, scaled
+from test_checkpoint import ARRAYS, CONFIG, FLOATS, OWN, Touch, assert_same, in_training, network, networks, scaled
 
 from jlstm import CharLM, LSTMConfig, LSTMNetwork
 from jlstm.cells import CELLS
@@ -165,7 +165,7 @@ def test_both_classes_save_and_load(tmp_path):
     assert CharLM.load(tmp_path / NAME).vocabulary == "abcd"
     save(tmp_path / "values", scaled())
     LSTMNetwork.load(tmp_path / "values").save(tmp_path / NAME)
-    LSTMNetwork.load(tmp_path / NAME).save(tmp_path / "again")
+    LSTMNetwork.load(tmp_path / NAME).save(tmp_path / "again", training=False)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "values").read_bytes()
 
 
@@ -269,6 +269,8 @@ def without(name):
     return lambda tensors, about: tensors.pop(name)
 
 
+HISTORY = [f"training.history.{name}" for name in ("loss", "validation", "accuracy")]
+TRAINING = {"epochs": 1, "shapes": {name: [0] for name in HISTORY} | {"training.step": []}}
 FITS = "config: expected a network that fits into "
 
 
@@ -276,11 +278,11 @@ FITS = "config: expected a network that fits into "
     ("change", "message"),
     [
         (about(format="other"), "metadata['jlstm']: expected an object with the format 'jlstm', got {"),
-        (about(version=5, more=1), "version: expected 1 to 4, got 5, written by a newer jlstm"),
-        (about(version=True), "version: expected 1 to 4, got True"),
-        (about(more=1), "metadata['jlstm']: expected 8 names, got 9, with [] missing and ['more'] unknown"),
-        (about(dtypes={}), "metadata['jlstm']: expected 8 names, got 9, with [] missing and ['dtypes'] unknown"),
-        (lambda tensors, about: about.pop("vocabulary"), "metadata['jlstm']: expected 8 names, got 7, with ['vocab"),
+        (about(version=6, more=1), "version: expected 1 to 5, got 6, written by a newer jlstm"),
+        (about(version=True), "version: expected 1 to 5, got True"),
+        (about(more=1), "metadata['jlstm']: expected 9 names, got 10, with [] missing and ['more'] unknown"),
+        (about(dtypes={}), "metadata['jlstm']: expected 9 names, got 10, with [] missing and ['dtypes'] unknown"),
+        (lambda tensors, about: about.pop("vocabulary"), "metadata['jlstm']: expected 9 names, got 8, with ['vocab"),
         (about(config=None), "config: expected what LSTMConfig takes, got TypeError"),
         (config(hidden_size=0), "config: expected what LSTMConfig takes, got ValueError: hidden_size: expected at"),
         (config(hidden_size=2**31 - 1), FITS),
@@ -297,12 +299,14 @@ FITS = "config: expected a network that fits into "
         (about(standardize=float("nan")), "standardize: expected 2 names, got 0"),
         (without("readout.bias"), "tensors: expected 8 names, got 7, with ['readout.bias'] missing and [] unknown"),
         (tensor(np.zeros(4, "f4"), "more"), "tensors: expected 8 names, got 9, with [] missing and ['more'] unknown"),
+        (about(training={}), "training: expected 2 names, got 0, with ['epochs', 'shapes'] missing"),
+        (about(training=TRAINING), "tensors: expected 12 names, got 8, with ['training.history.accuracy', "),
         (tensor(np.zeros(5, "f4")), "readout.bias: expected shape (4,), got (5,)"),
         (tensor(np.zeros((4, 1), "f4")), "readout.bias: expected shape (4,), got (4, 1)"),
         (tensor(np.zeros((), "f4")), "readout.bias: expected shape (4,), got ()"),
         (tensor(np.zeros((3, 4), "f4").T, "readout.weight"), "readout.weight: expected shape (3, 4), got (4, 3)"),
-        (tensor(np.zeros(4, "i4")), "readout.bias: expected one of ('F16', 'BF16', 'F32', 'F64'), got 'I32'"),
-        (tensor(np.zeros(4, "bool")), "readout.bias: expected one of ('F16', 'BF16', 'F32', 'F64'), got 'BOOL'"),
+        (tensor(np.zeros(4, "i4")), f"readout.bias: expected one of {FLOATS}, got int32"),
+        (tensor(np.zeros(4, "bool")), f"readout.bias: expected one of {FLOATS}, got bool"),
         (tensor(np.zeros(4, "f8")), "readout.bias: expected a dtype of 32 bits or less, got float64, which needs ja"),
         (tensor(np.array([0, np.nan, 0, 0], "f4")), "readout.bias: expected finite numbers, got NaN or infinity"),
         (tensor(np.array([0, 0, 0, -np.inf], "f2")), "readout.bias: expected finite numbers, got NaN or infinity"),
@@ -477,11 +481,14 @@ CHANGES = change_bit, change_digit, change_word, cut, take_out, put_in, exchange
 
 
 def check_changed_files(path, number, draw):
-    """Each of so many changed files is the same network or an error that names it."""
-    expected = network(config=replace(CONFIG, hidden_size=1, layers=1))
-    save(path, expected)
-    whole, refused, counted = path.read_bytes(), 0, 0
+    """Each of so many changed files is the same network or an error that names it; half of them train on."""
+    alone = network(config=replace(CONFIG, hidden_size=1, layers=1))
+    both, refused, counted = [], 0, 0
+    for each in (alone, in_training(alone)):
+        save(path, each)
+        both.append((each, path.read_bytes()))
     for k in range(number):
+        expected, whole = both[k // len(CHANGES) % 2]
         data = bytearray(whole)
         CHANGES[k % len(CHANGES)](data, draw)
         if data == whole:
@@ -529,11 +536,11 @@ def places(value):
 def check_odd_values(path, number, draw):
     """A file that says what nobody expects, with a checksum that fits, is a network or an error that names it."""
     whole, loaded = [], 0
-    for saved in (network(), scaled()):
+    for saved in (network(), scaled(), in_training(network())):
         save(path, saved)
         whole.append(path.read_bytes())
     for k in range(number):
-        path.write_bytes(whole[k % 2])
+        path.write_bytes(whole[k % len(whole)])
 
         def change(tensors, about):
             for _ in range(draw.randint(1, 2)):
