@@ -1,4 +1,4 @@
-"""To disk and back: a network in one file, with what it takes to train on.
+"""To disk and back: a network in one file, with what it takes to train on; and the state of a training, in another.
 
 The format of a network, version 5, reads without jlstm. An object in JSON says what the network is: "format" is
 "jlstm", "version" is 5, "config" has the fields of `LSTMConfig`, the cell by its name, "vocabulary" is null or a string
@@ -34,7 +34,7 @@ fewer fields in "config"; in version 1, the layers' weights were transposed as w
 """
 
 import os
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,9 @@ from jlstm.cells import Cell
 from jlstm.checks import describe
 from jlstm.files import name_of, open_file, write
 from jlstm.saved import Saved, Training, put_together, take_apart
+from jlstm.snapshot import read_training, write_training
 
-__all__ = ["Saved", "Training", "load", "save"]
+__all__ = ["Saved", "Training", "load", "load_training", "save", "save_training"]
 
 
 def save(path: str | os.PathLike[str], saved: Saved) -> None:
@@ -115,6 +116,45 @@ def load(path: str | os.PathLike[str], *, cell: Cell | None = None) -> Saved:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}") from None  # it may quote what a hostile file says
     return saved._replace(params=jax.tree.map(jnp.array, saved.params))
+
+
+def save_training(path: str | os.PathLike[str], state: Any) -> None:
+    """Write the state of a training to a file, in one step: whatever interrupts it leaves the old file whole.
+
+    Args:
+        path: the file; one that is there is replaced.
+        state: a `TrainState`, or any other pytree of arrays.
+
+    Raises:
+        TypeError: something in it is no array of numbers.
+        OSError: the file can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> state = {"step": jnp.int32(3), "key": jax.random.key(0)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_training(f"{folder}/training.npz", state)
+        ...     load_training(f"{folder}/training.npz", state)["step"].item()
+        3
+    """
+    write_training(path, state, {})
+
+
+def load_training(path: str | os.PathLike[str], like: Any) -> Any:
+    """Read the state of a training from a file that `save_training` wrote; nothing in it is executed.
+
+    Args:
+        path: the file.
+        like: a state of the same network and optimiser, such as `init(params, key)` gives it.
+
+    Returns:
+        The state, to the same bits.
+
+    Raises:
+        ValueError: the file is damaged or foreign, or its state is not like this one; the message says where.
+        OSError: the file is missing or can't be read.
+    """
+    return read_training(path, lambda about: like)[1]
 
 
 def _ends_as_safetensors(path: str) -> bool:

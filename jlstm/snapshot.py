@@ -20,48 +20,9 @@ from jlstm.checks import describe, same_names
 from jlstm.files import name_of, open_file, write
 from jlstm.saved import EVERY, check_bits, reading
 
-__all__ = ["arrays_of", "load_training", "read_training", "save_training", "tree_of", "write_training"]
+__all__ = ["arrays_of", "read_training", "tree_of", "write_training"]
 
 FORMAT, VERSION = "jlstm training", 1
-
-
-def save_training(path: str | os.PathLike[str], state: Any) -> None:
-    """Write the state of a training to a file, in one step: whatever interrupts it leaves the old file whole.
-
-    Args:
-        path: the file; one that is there is replaced.
-        state: a `TrainState`, or any other pytree of arrays.
-
-    Raises:
-        TypeError: something in it is no array of numbers.
-        OSError: the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> state = {"step": jnp.int32(3), "key": jax.random.key(0)}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_training(f"{folder}/training.npz", state)
-        ...     load_training(f"{folder}/training.npz", state)["step"].item()
-        3
-    """
-    write_training(path, state, {})
-
-
-def load_training(path: str | os.PathLike[str], like: Any) -> Any:
-    """Read the state of a training from a file that `save_training` wrote; nothing in it is executed.
-
-    Args:
-        path: the file.
-        like: a state of the same network and optimiser, such as `init(params, key)` gives it.
-
-    Returns:
-        The state, to the same bits.
-
-    Raises:
-        ValueError: the file is damaged or foreign, or its state is not like this one; the message says where.
-        OSError: the file is missing or can't be read.
-    """
-    return read_training(path, lambda about: like)[1]
 
 
 def write_training(path: str | os.PathLike[str], state: Any, about: dict[str, Any]) -> None:
@@ -81,7 +42,7 @@ def read_training(path: str | os.PathLike[str], like: Callable[[dict[str, Any]],
         What is said of it, and the state.
 
     Raises:
-        ValueError, OSError: as `load_training`.
+        ValueError, OSError: as `jlstm.checkpoint.load_training`.
     """
     path = name_of(path)
     with open_file(path) as file:

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from jlstm import Batch, LSTMConfig, LSTMNetwork, init_params, trainer
-from jlstm.snapshot import load_training, read_training, save_training, write_training
+from jlstm.checkpoint import load_training, save_training
+from jlstm.snapshot import read_training, write_training
 
 CONFIG = LSTMConfig(1, 4, 2)
 OPTIMIZERS = {
