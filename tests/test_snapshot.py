@@ -1,6 +1,7 @@
 """The state of a training on disk: any optimiser's, to the same bits, or a clear error."""
 
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,19 @@ def test_any_optimisers_state_comes_back_to_the_same_bits(tmp_path, name):
     loaded = load_training(tmp_path / "training", a_state(OPTIMIZERS[name], seed=1))
     assert plain(loaded) == plain(state)
     assert plain(step(loaded, batch)) == plain(step(state, batch))
+
+
+def test_orbax_keeps_a_state_to_the_same_bits_by_the_lines_of_the_readme(tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    [lines] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "orbax" in block]
+    init, step = trainer(CONFIG, OPTIMIZERS["MultiSteps"])
+    state, _ = jax.jit(step)(a_state(OPTIMIZERS["MultiSteps"]), Batch(jnp.ones((2, 3, 1)), jnp.zeros((2, 3), int)))
+    names = {"jax": jax, "init": init, "params": init_params(jax.random.key(1), CONFIG), "train_state": state}
+    exec(lines, names)
+    assert names["train_state"] is not state
+    assert plain(names["train_state"]) == plain(state) != plain(names["like"])
 
 
 def test_a_state_is_any_pytree(tmp_path):
