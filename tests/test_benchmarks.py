@@ -21,6 +21,7 @@ from benchmarks import (
     original,
     peers,
     plot,
+    processes,
     shapes,
     subjects,
     tables,
@@ -275,6 +276,46 @@ def test_targets_say_what_was_aimed_at_and_whether_it_is_met():
     assert tables.target(1.1, 1.2, at_most=True) == "≤ 1.2 met"
     assert tables.target(1.1, None) is None
     assert tables.faster(2.5, "torch") == "jlstm is 2.50 x as fast as torch"
+
+
+def paper_cost(fixed=0.0, row=0.0, size=0, bandwidth=np.inf, latency=0.0, messages=processes.ring):
+    return processes.Cost(processes.Step(fixed, row), size, processes.Link("", bandwidth, latency), messages)
+
+
+def test_machines_on_paper_compute_at_once_and_then_sum():
+    cost = paper_cost(fixed=1.0, row=0.5, size=996, bandwidth=100.0, latency=0.1)
+    assert processes.on_paper(1, 6, cost) == 1 + 0.5 * 6
+    assert processes.on_paper(4, 6, cost) == pytest.approx(1 + 0.5 * 2 + 2 * 3 / 4 * 1000 / 100 + 2 * 2 * 3 * 0.1)
+    by_halves = cost._replace(messages=processes.halving)
+    assert by_halves.summing(2) == cost.summing(2)
+    assert by_halves.summing(5) == pytest.approx(2 * 4 / 5 * 1000 / 100 + 2 * 2 * 3 * 0.1)
+
+
+def test_another_machine_pays_until_messages_take_what_it_saves():
+    assert processes.most_worthwhile(1024, paper_cost(row=1.0)) == 1024
+    assert processes.most_worthwhile(1024, paper_cost(row=1.0, latency=0.25)) == 32  # (1024 / (4 latency)) ** 0.5
+    assert processes.most_worthwhile(1024, paper_cost(row=1.0, size=1e9, bandwidth=1e5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step"), [((3.0, 5.0), (1.0, 2.0)), ((1.0, 4.0), (0.0, 2.0)), ((5.0, 3.0), (3, 0))]
+)
+def test_a_step_is_a_line_through_two_without_negative_parts(seconds, step):
+    assert processes.Step.through((1, 2), seconds) == step
+
+
+@pytest.mark.slow
+def test_processes_measure_together_what_one_learns(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(processes, "__package__", "benchmarks")
+    network, usable = processes.Network(8, 1, 5), sorted(os.sched_getaffinity(0))
+    ((_, wanted),) = processes.together(processes.DEVICES, usable, [("steps", network, 4, 1)])
+    (seconds, learned), sums = processes.together(
+        processes.PAIR, usable, [("steps", network, 4, 1), ("sums", network, 2)]
+    )
+    assert len(seconds) == 1
+    assert len(sums) == 2
+    agreement.within("first loss and gradient", learned, wanted, agreement.GRADIENT)
 
 
 def test_progressions_follow_their_rule():

@@ -59,6 +59,13 @@ SUBJECTS = {
         (5.0,),
         usual=False,
     ),
+    "processes": Subject(
+        "processes",
+        "1, 2 and 4 processes, the sum over them, and on paper many machines; only where it is named",
+        (5.0,),
+        devices=False,
+        usual=False,
+    ),
     "original": Subject(
         "original", "the experiments of 1997; only where it is named", (40.0,), devices=False, usual=False
     ),
