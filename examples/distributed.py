@@ -7,7 +7,7 @@ distributed.py TEXT --coordinator 192.168.0.1:1234 --processes 2 --process 0
     is one of them, and so on each machine, with its own number; the address is that of process 0
 
 distributed.py TEXT
-    is one of those that Slurm, Kubernetes or Open MPI started, which tell it the rest
+    is one of those that Slurm or Kubernetes started, which tell it the rest
 
 Each machine has the text, and they show one progress and leave one model, those of process 0. However it ends, the
 same command, or that for another number of processes, goes on from the checkpoint.

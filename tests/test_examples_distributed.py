@@ -1,6 +1,7 @@
 """The example of several processes, as a user starts it: what they learn together, and how they end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,37 @@ def test_says_before_it_starts_any_what_is_missing(command, tmp_path):
     with pytest.raises(SystemExit, match=r"There is no folder .*/no to write the model into"):
         main([*command, "--model", str(tmp_path / "no" / "model.npz")])
     assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("sys.exit(3)", "ended with status 3"), ("os.kill(os.getpid(), 9)", r"was ended by signal 9 \(SIGKILL\)")],
+    ids=["status", "signal"],
+)
+def test_says_which_process_ended_and_leaves_none_behind(tmp_path, monkeypatch, capfd, end, words):
+    """With a program in its place of which process 1 ends badly, and the others never, not by SIGTERM either."""
+    module, program = example("distributed"), tmp_path / "program.py"
+    lines = ["import os, signal, sys, time", "signal.signal(signal.SIGTERM, signal.SIG_IGN)", "print(os.getpid())"]
+    lines += ["sys.stdout.flush()", f"{end} if sys.argv[-1] == '1' else (time.sleep(60), print('outlived'))"]
+    program.write_text("\n".join(lines))
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    monkeypatch.setattr(module, "__file__", str(program))
+    monkeypatch.setattr(module, "LOST_SECONDS", 0.5)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            module.main([str(tmp_path / "text.txt"), "--processes", "3", "--checkpoint", str(tmp_path / "training")])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 1
+    printed, said = capfd.readouterr()
+    first, last = said.splitlines()
+    assert re.fullmatch(f"distributed.py: process 1 {words}; the others find out, and end too", first)
+    assert last.endswith(f"nothing is in {tmp_path}/training yet; the same command starts from the beginning")
+    for pid in map(int, printed.split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 class Started:
@@ -91,6 +123,7 @@ def test_goes_on_after_it_was_ended_and_after_a_process_was_killed(command, tmp_
     status, said = started.ended()
     assert status == 128 + signal.SIGTERM, said
     safe = f"distributed.py: the training is safe in {tmp_path}/training; the same command goes on from there\n"
+    assert "SIGTERM ended the training" in said
     assert said.endswith(safe)
     assert (tmp_path / "training" / "training-1.npz").exists()
     assert not (tmp_path / "training" / "training-0.npz").exists()
