@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from jlstm.cells.cell import Sizes
 from jlstm.checks import floating, prng_key, whole_size
@@ -20,7 +20,7 @@ __all__ = ["draw_masks"]
 
 
 def draw_masks(
-    key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any = jnp.float32, *, first_row: int | Array = 0
+    key: Array, config: LSTMConfig, batch: int, time: int, dtype: Any = jnp.float32, first_row: int | Array = 0
 ) -> Masks:
     """Draw what a training step leaves out.
 
@@ -111,7 +111,7 @@ def _wanted(config: LSTMConfig) -> Any:
 
 
 def _draw(key: Array, axes: tuple[Array, ...], masks: list[_Mask]) -> list[Array]:
-    """Return what masks leave out. Each of the numbers along `axes` draws with a key of its own, and all at once."""
+    """Return what masks leave out, `axes` in front of each: every number of these draws with a key of its own."""
     if axes:
         return jax.vmap(lambda number: _draw(jax.random.fold_in(key, number), axes[1:], masks))(axes[0])
     words = [math.prod(mask.shape[:-1]) + -(-math.prod(mask.shape) // 4) for mask in masks]
@@ -134,5 +134,7 @@ def _chosen(words: Array, share: float, shape: tuple[int, ...]) -> Array:
     """
     rows, size, (below, rest) = math.prod(shape[:-1]), math.prod(shape), divmod(share * 256, 1)
     one_more = (words[:rows] < np.uint32(rest * 2**32)).reshape(*shape[:-1], *(1 for _ in shape[-1:]))
-    drawn = lax.bitcast_convert_type(words[rows:], jnp.uint8).reshape(-1)[:size].reshape(shape)
+    # `lax.bitcast_convert_type` takes the same time, and can't where sizes are symbolic.
+    drawn = (words[rows:, None] >> np.array([[0, 8, 16, 24]], np.uint32)).astype(jnp.uint8)
+    drawn = drawn.reshape(-1)[:size].reshape(shape)
     return (drawn < np.uint8(below)) | ((drawn == np.uint8(below)) & one_more)

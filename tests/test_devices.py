@@ -95,10 +95,14 @@ def test_same_seed_on_the_same_devices_gives_the_same_bits(learned):
 
 
 def test_one_update_however_jax_spreads_the_work():
-    """With lengths, weights, tokens, a carried state, dropout and segments, and on one device nothing that counts."""
-    found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(3, least_rows=1); spreading.main()"))
-    assert len(found) == 3 * 5 + 6 * 2 + 2 + 1 + 1
-    assert {way: distance for way, distance in found.items() if not distance <= 1e-5} == {}
+    """With lengths, weights, tokens, a carried state, all that is left out and segments; on one device nothing counts.
+
+    In float64 with no difference but rounding after some steps, also where sequences of nothing fill the batch up.
+    """
+    found = json.loads(run("import spreading; spreading.jlstm.use_cpu_cores(4, least_rows=1); spreading.main()"))
+    assert len(found) == 3 * 5 + 3 + 6 * 2 + 2 + 1 + 1
+    bounds = {way: 1e-12 if way.startswith("float64") else 1e-5 for way in found}
+    assert {way: distance for way, distance in found.items() if not distance <= bounds[way]} == {}
 
 
 def test_batch_is_split_over_the_devices():

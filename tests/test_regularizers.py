@@ -14,7 +14,7 @@ from jlstm.cells.lstm import LSTMState
 from jlstm.config import LSTMConfig
 from jlstm.gradcheck import gradcheck, random_problem
 from jlstm.model import forward, step
-from jlstm.regularizers import draw_masks
+from jlstm.regularizers import _chosen, draw_masks
 
 SHARES = {
     "dropout": 0.25,
@@ -77,6 +77,77 @@ def test_no_two_masks_are_alike():
             together = np.mean(flat[:size] & beside[:size])  # as if independent of each other
             expected = np.mean(flat[:size]) * np.mean(beside[:size])
             assert together == pytest.approx(expected, abs=5 * np.sqrt(expected / size))
+
+
+def each_row(masks):
+    """Return the masks that sequences have, without those of weights."""
+    layers = jax.tree.map(
+        lambda own: own._replace(weight=None), masks.layers, is_leaf=lambda own: hasattr(own, "weight")
+    )
+    return masks._replace(layers=layers)
+
+
+def of_weights(masks):
+    return [way.weight for layer in masks.layers for way in layer]
+
+
+def assert_same(got, expected):
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_masks_of_a_batch_are_those_of_its_parts():
+    """Of all kinds; where a part begins may be traced. What is behind a batch, sequences or steps, changes none."""
+    part = jax.jit(lambda first_row: draw_masks(KEY, WIDE, 5, T, first_row=first_row))
+    for first in (0, 5, 11):
+        masks = part(first)
+        assert_same(each_row(masks), jax.tree.map(lambda mask, first=first: mask[first : first + 5], each_row(drawn())))
+        assert_same(of_weights(masks), of_weights(drawn()))
+    padded = draw_masks(KEY, WIDE, B + 1, T + 3, first_row=np.int64(0))
+    steps = [mask.shape[1:2] == (T + 3,) for mask in jax.tree.leaves(each_row(padded))]
+    assert sum(steps) == 2 * 2 * 2
+    cut = jax.tree.map(lambda mask: mask[:B, :T] if mask.shape[1] == T + 3 else mask[:B], each_row(padded))
+    assert_same(cut, each_row(drawn()))
+    assert_same(of_weights(padded), of_weights(drawn()))
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_masks_of_parts_are_those_of_any_kind_of_key(kind):
+    """Mapped over parts, too, where bits of other kinds depend on how many these are."""
+    config, key = dataclasses.replace(SMALL, layers=1, bidirectional=True), jax.random.key(3, impl=kind)
+
+    def parts(count):
+        def masks(first_row):
+            found = draw_masks(key, config, 4 // count, 3, first_row=first_row)
+            return each_row(found), of_weights(found)
+
+        rows, weights = jax.jit(jax.vmap(masks, out_axes=(0, None)))(np.arange(0, 4, 4 // count))
+        return jax.tree.map(lambda mask: mask.reshape(4, *mask.shape[2:]), rows), weights
+
+    assert_same(parts(2), parts(1))
+
+
+def test_masks_of_symbolic_sizes_are_the_same():
+    batch, time = jax.export.symbolic_shape("b, t")
+    exported = jax.export.export(jax.jit(lambda xs: draw_masks(KEY, SMALL, *xs.shape)))(
+        jax.ShapeDtypeStruct((batch, time), jnp.float32)
+    )
+    assert_same(exported.call(np.zeros((2, 3), np.float32)), jax.jit(lambda: draw_masks(KEY, SMALL, 2, 3))())
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.001, 0.75, 0.9999, 1 - 2**-40])
+def test_each_entry_is_left_out_with_the_probability_that_was_asked_for(share):
+    """Of all 256 values of 8 bits, one more or one less, each as often as makes the share."""
+    values = np.arange(256, dtype=np.uint8).view(np.uint32)
+    often, rare = (_chosen(np.append(np.uint32(word), values), share, (256,)) for word in (0, 2**32 - 1))
+    assert not (rare & ~often).any()
+    less, more = int(rare.sum()), int(often.sum())
+    assert less == int(share * 256)
+    part = share * 256 - less  # of all words, so many are below
+    assert more == less + (part > 0)
+    if part > 0:
+        bound = int(part * 2**32)
+        one, other = (_chosen(np.append(np.uint32(word), values), share, (256,)).sum() for word in (bound - 1, bound))
+        assert (one, other) == (more, less)
 
 
 @pytest.mark.parametrize("name", SHARES)
@@ -203,6 +274,8 @@ def test_an_unknown_token_is_nan_where_inputs_are_left_out():
         ((KEY, SMALL, -1, 3), ValueError, "batch: expected at least 0, got -1"),
         ((KEY, SMALL, 2, 3.0), TypeError, r"time: expected an integer, got 3\.0"),
         ((KEY, SMALL, 2, 3, int), TypeError, "dtype: expected a dtype of floats, got <class 'int'>"),
+        ((KEY, SMALL, 2, 3, float, -1), ValueError, "first_row: expected at least 0, got -1"),
+        ((KEY, SMALL, 2, 3, float, 0.0), TypeError, r"first_row: expected an integer, got 0\.0"),
     ],
 )
 def test_mistakes_are_named(given, error, message):

@@ -488,7 +488,7 @@ def by_hand(config, epochs):
         losses.append([])
         for starts in streams_order(5, step, STREAMS):
             texts = np.array([np.roll(ids, -start)[: STREAMS.length + 1] for start in starts])
-            key_step = jax.random.fold_in(jax.random.fold_in(key, step), 0)
+            key_step = jax.random.fold_in(key, step)
             (loss, memory), grads = window_loss(
                 params, texts[:, :-1], texts[:, 1:], jax.device_get(memory), key_step, config=config
             )
