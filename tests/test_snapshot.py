@@ -84,6 +84,9 @@ def test_names_what_does_not_fit(tmp_path):
     with pytest.raises(TypeError, match=re.escape("state['a']: expected an array of numbers, got 'x'")):
         save_training(path, {"a": "x"})
     assert load_training(path, {"a": np.zeros(3, np.float32)})["a"].sum() == 3
+    save_training(path, {"a": np.ones(3)})
+    with pytest.raises(ValueError, match=re.escape("['a']: expected a dtype of 32 bits or less, got float64, which")):
+        load_training(path, {"a": np.ones(3)})
     LSTMNetwork(1, 4, 2, progress=False).save(path)
     with pytest.raises(ValueError, match="expected an object with the format 'jlstm training', got"):
         load_training(path, {"a": np.ones(3, np.float32)})
