@@ -21,8 +21,8 @@ import sys
 import time
 from pathlib import Path
 
-from jlstm import CharLM, use_cpu_cores
-from jlstm.processes import is_first, use_distributed
+from jlstm import CharLM, use_cpu_cores, use_distributed
+from jlstm.processes import is_first
 
 HELD_OUT = 0.1
 LOST_SECONDS = 30  # for those that are left to find out that one is lost, and to end by themselves

@@ -12,6 +12,7 @@ from jlstm.language_model import CharLM, Checked
 from jlstm.losses import binary_cross_entropy, cross_entropy, loss_fn, mse
 from jlstm.model import ModelParams, Readout, forward, init_params, step, zero_state
 from jlstm.network import History, LSTMNetwork, Moment
+from jlstm.processes import use_distributed
 from jlstm.sampling import generate, stream
 from jlstm.series import SeriesWindows
 from jlstm.stack import Bidirectional, stack
@@ -60,5 +61,6 @@ __all__ = [
     "trainer",
     "unroll",
     "use_cpu_cores",
+    "use_distributed",
     "zero_state",
 ]

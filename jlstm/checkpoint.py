@@ -3,9 +3,8 @@
 The format of a network, version 5, reads without jlstm. An object in JSON says what the network is: "format" is
 "jlstm", "version" is 5, "config" has the fields of `LSTMConfig`, the cell by its name, "vocabulary" is null or a string
 whose k-th character is class id k, "apply_softmax" is true or false, "trained_on" says so in a few words, where it is
-there.
-"standardize", where it is there, is true before the training, or has the "mean" and the "deviation" of each feature,
-"inputs", and of each value to tell, "targets", null where those are none. All else are arrays, in C order, of
+there. "standardize", where it is there, is true before the training, or has the "mean" and the "deviation" of each
+feature, "inputs", and of each value to tell, "targets", null where those are none. All else are arrays, in C order, of
 float16, bfloat16, float32 or float64: for each layer k from 0 up those of the cell, `layers[k].weight_ih`,
 `layers[k].weight_hh` and `layers[k].bias` of an LSTM, of two directions `layers[k].forward.weight_ih` and so on; then
 `readout.weight` and `readout.bias`; all of the shapes that the cell's file and `Readout` name.
