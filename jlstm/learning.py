@@ -3,6 +3,7 @@
 It knows what training reports and what a person sees, and neither shell: those say what to train and how to check it,
 and keep what comes back."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -151,18 +152,18 @@ def learn(
                 callback(stands)
 
         try:
-            for report in reports if stands is None or patience is None or stands.waited < patience else ():
-                epochs_before = 0.0 if stands is None else stands.epochs
-                stands = Standing(report) if stands is None else stands._replace(report=report)
-                if report.part == 1:
-                    stands = stands._replace(losses=(*stands.losses, report.loss))
-                    if stands.epochs % check_every == 0 or stands.epochs == epochs:
-                        stands = _checked(stands, *check(report))
-                tell(stands, epochs_before)
-                if patience is not None and stands.waited >= patience:
-                    break
-        except StopIteration:  # of the callback
-            pass
+            with contextlib.suppress(StopIteration):  # of the callback
+                for report in reports if stands is None or patience is None or stands.waited < patience else ():
+                    epochs_before = 0.0 if stands is None else stands.epochs
+                    stands = Standing(report) if stands is None else stands._replace(report=report)
+                    if report.part == 1:
+                        stands = stands._replace(losses=(*stands.losses, report.loss))
+                        if stands.epochs % check_every == 0 or stands.epochs == epochs:
+                            stands = _checked(stands, *check(report))
+                    tell(stands, epochs_before)
+                    if patience is not None and stands.waited >= patience:
+                        break
+            in_accord(heed_signals)  # that came since
         except BaseException as error:
             interrupted = check_interrupted and isinstance(error, KeyboardInterrupt)
             if interrupted and stands is not None and not stands.is_checked:

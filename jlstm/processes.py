@@ -7,8 +7,12 @@ waiting for it.
 
 import contextlib
 import hashlib
+import os
 import re
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -43,10 +47,10 @@ MOST_SAID = 400  # bytes of an error that the others are told
 
 BROKEN = "UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION"  # as gRPC says it
 
-ENDS: dict[str, Any] = {end.__name__: end for end in (StopIteration, KeyboardInterrupt, SystemExit)}
-REFUSALS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (TypeError, ValueError, OSError)}
+# Of errors, as all raise them.
+KINDS = StopIteration, KeyboardInterrupt, SystemExit, TypeError, ValueError, OSError, RuntimeError
 
-_lost = False  # whether a process was missing: JAX's collectives don't recover
+_lost = False  # whether a process was missing, or this one left: JAX's collectives don't recover
 
 
 class ProcessLost(RuntimeError):
@@ -63,7 +67,7 @@ def use_distributed(
     `predict`, each process computes for itself. Progress, and the files of `checkpoint=`, come from process 0.
 
     It is `jax.distributed.initialize` with other patience: that a process ended, the others find out within 20 seconds,
-    not 100, and one that is done waits a day for the others.
+    not 100, and one that is done waits a day for the others, but one that an error ends 20 seconds.
 
     Args:
         coordinator_address: host and port of process 0, where all find each other; a port that is free there. Under
@@ -99,6 +103,24 @@ def use_distributed(
     except ValueError as error:  # before it starts anything
         expected = "all three, as nothing here tells them (Slurm, Kubernetes, Open MPI)"
         raise ValueError(f"coordinator_address, num_processes, process_id: expected {expected}, got {error}") from None
+    _end_after_errors()
+
+
+def _end_after_errors() -> None:
+    """See that this process, if an error ends it, does not wait at its end for the others, which may wait for it."""
+    before = sys.excepthook
+
+    def say_and_end(*error: Any) -> None:
+        before(*error)
+        if not hasattr(sys, "ps1"):  # an interactive session goes on
+            threading.Thread(target=end, daemon=True).start()  # by now, as Python starts none at its end
+
+    def end() -> None:
+        print(end="", flush=True)
+        time.sleep(SILENT_SECONDS)
+        os._exit(1)
+
+    sys.excepthook = say_and_end
 
 
 def is_first() -> bool:
@@ -174,29 +196,38 @@ def in_accord(function: Callable[[], Found]) -> Found:
     error, found = None, None
     try:
         found = function()
-    except ProcessLost:
-        raise
     except BaseException as raised:
+        if _lost:  # there is nobody to tell
+            raise
         error = raised
     ended = _everyones(np.array(error is not None)).tolist()
     if not any(ended):
         return found  # type: ignore[return-value]
     said = _said(error).encode(errors="backslashreplace")[:MOST_SAID].ljust(MOST_SAID, b"\0")
-    told = [bytes(each).rstrip(b"\0").decode(errors="replace") for each in _everyones(np.frombuffer(said, np.uint8))]
+    told = [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in _everyones(np.frombuffer(said, np.uint8))]
     if error is not None:
         raise error
     first = ended.index(1)
-    kind, _, words = told[first].partition(": ")
-    if kind in ENDS:
-        raise ENDS[kind](*([int(words)] if words.isdigit() else []))
-    raise REFUSALS.get(kind, RuntimeError)(f"process {first} of {len(ended)} raised {told[first]}")
+    raise _heard(told[first], f"process {first} of {len(ended)}")
 
 
 def _said(error: BaseException | None) -> str:
+    """Return what `_heard` makes an error of: its kind, and what it is called and says."""
     if error is None:
         return ""
-    kind = next((name for name, end in ENDS.items() if isinstance(error, end)), type(error).__name__)
-    return f"{kind}: {error}"
+    kind = next((kind for kind in KINDS if isinstance(error, kind)), RuntimeError)
+    words = error.code if isinstance(error, SystemExit) else error
+    return f"{kind.__name__} {type(error).__name__}: {words}"
+
+
+def _heard(said: str, who: str) -> BaseException:
+    """Return the error for a process, of the one that another raised."""
+    name, _, told = said.partition(" ")
+    kind = next(kind for kind in KINDS if kind.__name__ == name)
+    status = re.fullmatch(r"SystemExit: (?:None|(-?\d+))", told)
+    if status:
+        return SystemExit(status[1] and int(status[1]))
+    return kind() if kind in (StopIteration, KeyboardInterrupt) else kind(f"{who} raised {told}")
 
 
 def _everyones(array: np.ndarray) -> np.ndarray:
@@ -232,23 +263,25 @@ def signals_in_accord() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C and SIGTERM wait until this process heeds them; in one process alone they come as ever.
 
     Yields:
-        A function that heeds what came: to be called `in_accord`, so that it comes to all processes at the same step. A
-        second Ctrl-C does not wait.
+        A function that heeds what came: to be called `in_accord`, so that it comes to all processes at the same step.
+        Ctrl-C once more, a second later, does not wait, and nothing is done together after it.
     """
     if jax.process_count() == 1:
         yield lambda: None
         return
-    waiting: list[int] = []
+    waiting: dict[int, float] = {}  # when each came
     before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
-        waiting.append(number)
-        if waiting.count(number) > 1:
+        global _lost
+        now = time.monotonic()
+        if now - waiting.setdefault(number, now) > 1:  # launchers pass on what the terminal has sent already
+            _lost = True
             heed()
 
     def heed() -> None:
         while waiting:
-            number = waiting.pop()
+            number, _ = waiting.popitem()
             if callable(before[number]):
                 before[number](number, None)
             elif before[number] != signal.SIG_IGN:
@@ -261,7 +294,8 @@ def signals_in_accord() -> Iterator[Callable[[], None]]:
         yield heed
     finally:
         for noted, handler in before.items():
-            signal.signal(noted, handler)
+            if handler is not None:  # of a program that is not Python's
+                signal.signal(noted, handler)
 
 
 @contextlib.contextmanager
@@ -272,7 +306,7 @@ def reaching_all() -> Iterator[None]:
         yield
         return
     if _lost:
-        raise ProcessLost("a process of this training is missing, as was said before; start all of them again")
+        raise ProcessLost("a process of this training is missing, or this one left it; start all of them again")
     with in_turn():
         try:
             yield
