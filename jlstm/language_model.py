@@ -229,7 +229,7 @@ class CharLM:
         said = {"config": config, "vocabulary": vocabulary, "epochs": epochs, "learning_rate": learning_rate}
         said |= {"seed": seed, "check_every": check_every, "patience": patience}
         held = {"text, streams and window": data, "validation": held_out, "start": start and start.params}
-        check_same(said, held)
+        check_same(said | {"checkpoint": checkpoint is not None}, held)
         recovery: Recovery[_Kept] | None = None
         if checkpoint is not None:
             recovery = Recovery(
@@ -298,7 +298,8 @@ class CharLM:
             raise ValueError(f"text: expected more than window = {window} characters, got {len(ids)}")
         windows = Windows(ids, window, window)
         check_same({"config": self.config}, {"text and window": windows})
-        nats = evaluate(self.params, windows, batch_size=max(1, STEPS_AT_ONCE // window), config=self.config).loss
+        rows = max(1, STEPS_AT_ONCE // window)
+        nats = evaluate(of_first(self.params), windows, batch_size=rows, config=self.config).loss
         return TextLoss(nats, len(windows) * window)
 
     def generate(

@@ -29,7 +29,7 @@ from jlstm.model import ModelParams, draw_params, params_shapes, summary, zero_s
 from jlstm.objectives import OBJECTIVES, known
 from jlstm.optimizers import Optimizer, Schedule, adam, by_what_they_compute, cosine, evaluation_params
 from jlstm.prediction import predict
-from jlstm.processes import check_same, is_first
+from jlstm.processes import check_same, in_accord, is_first, of_first
 from jlstm.progress import Progress
 from jlstm.recovery import Recovery, terms_of
 from jlstm.scaling import Scalings, scalings_of
@@ -303,8 +303,12 @@ class LSTMNetwork:
             OSError: the folder can't be written. Once the training runs, that is a warning.
             FloatingPointError: the loss became NaN; the network keeps its last finite parameters, or the best.
         """
-        data = self._data(X, Y, NAMES, weights, class_weights)
-        held_out = None if validation is None else self._validation(validation, class_weights)
+        data, held_out = in_accord(
+            lambda: (
+                self._data(X, Y, NAMES, weights, class_weights),
+                None if validation is None else self._validation(validation, class_weights),
+            )
+        )
         epochs = whole_number("epochs", epochs, least=0)
         callback = _callback(periodic_callback)
         every = _callback_every(callback, callback_every, epochs)
@@ -317,7 +321,8 @@ class LSTMNetwork:
         said |= {"standardize": self.standardize, "learning_rate": real_number("learning_rate", learning_rate)}
         said |= {"decay_rate": real_number("decay_rate", decay_rate)}
         held = {"X, Y and weights": data, "validation": held_out}
-        check_same({"config": self.config} | said, held)
+        at_first = {"the network's history and scaling": (before.history, before.scalings)}
+        check_same({"config": self.config, "checkpoint": checkpoint is not None} | said, held | at_first)
         scalings = before.scalings or (scalings_of(data, self.config) if self.standardize else None)
         if scalings is not None:
             data, held_out = scalings.of(data), None if held_out is None else scalings.of(held_out)
@@ -396,10 +401,11 @@ class LSTMNetwork:
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        data, trained = self._without_streams(X, Y, NAMES, weights, class_weights), self._trained
-        check_same({"config": self.config}, {"X, Y and weights": data})
+        data = in_accord(lambda: self._without_streams(X, Y, NAMES, weights, class_weights))
+        trained = self._trained
+        check_same({"config": self.config}, {"X, Y and weights": data, "the network's scaling": trained.scalings})
         data = data if trained.scalings is None else trained.scalings.of(data)
-        return evaluate(trained.params, data, batch_size=EVALUATED, config=self.config)
+        return evaluate(of_first(trained.params), data, batch_size=EVALUATED, config=self.config)
 
     def predict(self, x: Any, *, return_std: bool = False) -> Any:
         """Predict on one sequence, a batch, or a list; the rank decides which, never the dtype or the container.

@@ -50,6 +50,8 @@ BROKEN = "UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILE
 # Of errors, as all raise them.
 KINDS = StopIteration, KeyboardInterrupt, SystemExit, TypeError, ValueError, OSError, RuntimeError
 
+_within = 0  # how many calls `in_accord` this process is within
+_known: BaseException | None = None  # what the inner one raised, of which the outer one need not tell
 _lost = False  # whether a process was missing, or this one left: JAX's collectives don't recover
 
 
@@ -184,6 +186,8 @@ def whole(tree: Any) -> Any:
 def in_accord(function: Callable[[], Found]) -> Found:
     """Call a function, and raise what it raises in one process in all of them, so that none waits for another.
 
+    The function may call others `in_accord`: where one process raises before such a call, the others raise in it.
+
     Returns:
         What it returned in this process.
 
@@ -191,24 +195,31 @@ def in_accord(function: Callable[[], Found]) -> Found:
         >>> in_accord(lambda: 3)
         3
     """
+    global _within, _known
     if jax.process_count() == 1:
         return function()
     error, found = None, None
     try:
+        _within += 1
         found = function()
     except BaseException as raised:
+        if raised is _known:
+            _known = None
+            raise
         if _lost:  # there is nobody to tell
             raise
         error = raised
+    finally:
+        _within -= 1
     ended = _everyones(np.array(error is not None)).tolist()
     if not any(ended):
         return found  # type: ignore[return-value]
     said = _said(error).encode(errors="backslashreplace")[:MOST_SAID].ljust(MOST_SAID, b"\0")
     told = [bytes(each).rstrip(b"\0").decode(errors="ignore") for each in _everyones(np.frombuffer(said, np.uint8))]
-    if error is not None:
-        raise error
     first = ended.index(1)
-    raise _heard(told[first], f"process {first} of {len(ended)}")
+    error = error or _heard(told[first], f"process {first} of {len(ended)}")
+    _known = error if _within else None
+    raise error
 
 
 def _said(error: BaseException | None) -> str:
@@ -246,7 +257,7 @@ def check_same(said: dict[str, Any], held: dict[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     terms = {name: repr(value) for name, value in said.items()}
-    terms |= {name: fingerprint(tree) for name, tree in held.items()}
+    terms |= in_accord(lambda: {name: fingerprint(tree) for name, tree in held.items()})
     found = [hashlib.sha256(term.encode(errors="replace")).digest() for term in terms.values()]
     everyones = _everyones(np.frombuffer(b"".join(found), np.uint8).reshape(len(found), -1))
     for name, each in zip(terms, everyones.swapaxes(0, 1), strict=True):

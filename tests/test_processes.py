@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+import jlstm.processes
 from jlstm import Batch, CharLM, LSTMConfig, LSTMNetwork, Streams, Windows, init_params, training
 from jlstm.optimizers import Schedule
 from jlstm.processes import ProcessLost, check_same, in_accord, of_first, text_of_first, use_distributed, whole
@@ -155,17 +156,32 @@ def sessions(folder, k):
     found["data of its own"] = raised(lambda: network.train(x[k:], Y[k:], epochs=1))
     found["an evaluation of its own"] = raised(lambda: network.evaluate(x[k:], Y[k:]))
     found["arguments of its own"] = raised(lambda: network.train(x, Y, epochs=1 + k))
+    found["a sequence too few"] = raised(lambda: network.train(x, Y[k:], epochs=1))
+    own = {"checkpoint": folder} if k else {}
+    found["a folder of its own"] = raised(lambda: network.train(x, Y, epochs=1, **own))
     found["unchanged"] = network.params is before
+    other = made(seed=k)
+    found["before training"] = [other.evaluate(x, Y).loss, other.loss_function(other.predict(x), Y)]
     for name, action in {
         "an error": lambda: stop(ValueError("no more")),
         "a foreign error": lambda: stop(ZeroDivisionError("no more")),
         "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
         "Ctrl-C": lambda: os.kill(os.getpid(), signal.SIGINT),
         "StopIteration": lambda: stop(StopIteration()),
+        "a refusal": lambda: stop(PermissionError("no more")),
+        "a status": lambda: stop(SystemExit(-1)),
+        "last words": lambda: stop(SystemExit("no more")),
     }.items():
         network = made()
         ended = raised(lambda network=network, action=action: network.train(x, Y, 9, 0.01, 0.0, at_second(action)))
         found[name] = [ended, len(network.history.loss)]
+    network, refuse = made(), at_second(lambda: stop(ValueError("no more")))
+    found["beside an evaluation"] = raised(
+        lambda: network.train(x, Y, 9, 0.01, 0.0, lambda: (refuse(), network.evaluate(x, Y)))
+    )
+    found["SIGTERM at the end"] = raised(
+        lambda: network.train(x, Y, 1, 0.01, 0.0, lambda: k == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    )
     own = f"{folder}/{k}"
     network = made()
     network.train(x, Y, epochs=2, checkpoint=own)
@@ -188,10 +204,12 @@ def test_what_one_knows_all_know(tmp_path):
         ("data of its own", "X, Y and weights"),
         ("an evaluation of its own", "X, Y and weights"),
         ("arguments of its own", "epochs"),
+        ("a folder of its own", "checkpoint"),
     ):
         assert first[name] == second[name]
         assert first[name].startswith(f"ValueError: {argument}: expected the same in all 2 processes"), first[name]
         assert first[name].endswith("others in process 1 than in process 0")
+    assert first["a sequence too few"] == f"ValueError: process 1 of 2 raised {second['a sequence too few']}"
     assert first["unchanged"]
     assert second["unchanged"]
     for name, (one, other) in {
@@ -203,10 +221,17 @@ def test_what_one_knows_all_know(tmp_path):
         "SIGTERM": ("SystemExit: 143", "SystemExit: 143"),
         "Ctrl-C": ("KeyboardInterrupt: ", "KeyboardInterrupt: "),
         "StopIteration": (None, None),
+        "a refusal": ("OSError: process 1 of 2 raised PermissionError: no more", "PermissionError: no more"),
+        "a status": ("SystemExit: -1", "SystemExit: -1"),
+        "last words": ("SystemExit: process 1 of 2 raised SystemExit: no more", "SystemExit: no more"),
     }.items():
         (ended, epochs), (of_other, of_its) = first[name], second[name]
         assert (ended, of_other) == (one, other), name
         assert epochs == of_its < 9, name
+    assert first["beside an evaluation"] == "ValueError: process 1 of 2 raised ValueError: no more"
+    assert second["beside an evaluation"] == "ValueError: no more"
+    assert first["SIGTERM at the end"] == second["SIGTERM at the end"] == "SystemExit: 143"
+    assert first["before training"][0] == second["before training"][0] == pytest.approx(first["before training"][1])
     refused = f"resume: expected True with a training in {str(tmp_path / '0')!r}"
     assert first["refused by the first"].startswith(f"ValueError: {refused}")
     assert second["refused by the first"].startswith(f"ValueError: process 0 of 2 raised ValueError: {refused}")
@@ -247,6 +272,22 @@ def test_a_process_that_is_killed_ends_the_others_and_loses_nothing(tmp_path):
     assert {path.name for path in broken.iterdir()} == {"lock", "training-0.npz", "training-1.npz"}
     for found, _ in together("long_training", 2, broken):
         assert found == expected
+
+
+def failing(folder, k):
+    """Train in process 0 while an error ends process 1."""
+    jlstm.processes.SILENT_SECONDS = 1
+    network = LSTMNetwork(2, 4, 3, progress=False)
+    if k == 1:
+        raise ZeroDivisionError("no more")
+    network.train(X, Y, epochs=1)
+
+
+@pytest.mark.slow
+def test_an_error_that_ends_one_ends_all(tmp_path):
+    (_, complaints), (_, own) = together("failing", 2, tmp_path, ends=(1, 1))
+    assert "ProcessLost: process 0 of 2 heard no more of process 1, which ended or can't be reached" in complaints
+    assert own.rstrip().endswith("ZeroDivisionError: no more")
 
 
 @pytest.mark.slow
