@@ -49,7 +49,7 @@ def draw_masks(
     check_config(config)
     dtype, batch, time = floating("dtype", dtype), whole_size("batch", batch), whole_size("time", time)
     first_row = first_row if isinstance(first_row, Array) else whole_size("first_row", first_row)
-    # Of threefry, whatever the key is of: mapped over keys, those of "rbg" draw with the first one for all.
+    # Of threefry, whatever the key is of: what "unsafe_rbg" draws where it is mapped depends on what is beside it.
     keys = jax.random.wrap_key_data(jax.random.bits(prng_key("key", key), (3, 2), jnp.uint32), impl="threefry2x32")
     rows = jnp.asarray(first_row, jnp.int32) + jnp.arange(batch, dtype=jnp.int32)
     steps = jnp.arange(time, dtype=jnp.int32)
