@@ -10,9 +10,11 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -73,7 +75,7 @@ def use_distributed(
 
     Args:
         coordinator_address: host and port of process 0, where all find each other; a port that is free there. Under
-            Slurm, Kubernetes, Open MPI and where else JAX knows it, nothing has to be given.
+            Slurm, Kubernetes and where else JAX finds out by itself, nothing has to be given.
         num_processes: how many there are.
         process_id: which one this is, from 0.
 
@@ -93,6 +95,7 @@ def use_distributed(
     process_id = None if process_id is None else whole_number("process_id", process_id, least=0)
     if num_processes is not None and process_id is not None and process_id >= num_processes:
         raise ValueError(f"process_id: expected one below num_processes = {num_processes}, got {process_id}")
+    _warn_where_nobody_comes(coordinator_address or "127.0.0.1:1")
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     try:
         jax.distributed.initialize(
@@ -103,9 +106,19 @@ def use_distributed(
             shutdown_timeout_seconds=LAST_SECONDS,
         )
     except ValueError as error:  # before it starts anything
-        expected = "all three, as nothing here tells them (Slurm, Kubernetes, Open MPI)"
+        expected = "all three, as nothing here tells them, such as Slurm or Kubernetes"
         raise ValueError(f"coordinator_address, num_processes, process_id: expected {expected}, got {error}") from None
     _end_after_errors()
+
+
+def _warn_where_nobody_comes(address: str) -> None:
+    """Warn where this machine's own name, at which Gloo listens, is 127.0.1.1, as Debian's /etc/hosts has it."""
+    name, host = socket.gethostname(), address.rpartition(":")[0]
+    with contextlib.suppress(OSError):
+        own = socket.gethostbyname(name)
+        if own.startswith("127.") and not host.startswith("127.") and host not in ("localhost", "[::1]"):
+            advice = f"processes on CPUs of other machines won't reach it; give {name} its own address in /etc/hosts"
+            warnings.warn(f"the name of this machine, {name}, is {own}: {advice}", RuntimeWarning, stacklevel=3)
 
 
 def _end_after_errors() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -313,6 +314,25 @@ def test_as_many_processes_as_there_are_go_on(tmp_path):
 def test_what_use_distributed_refuses(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         use_distributed(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("own", "coordinator", "warns"),
+    [
+        ("127.0.1.1", "192.168.0.1:1234", True),
+        ("127.0.1.1", "127.0.0.1:1234", False),
+        ("127.0.1.1", "localhost:1234", False),
+        ("192.168.0.2", "192.168.0.1:1234", False),
+    ],
+)
+def test_a_machine_that_others_do_not_reach_says_so(monkeypatch, own, coordinator, warns):
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: own)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    expected = pytest.warns(RuntimeWarning, match=r", is 127.0.1.1: ") if warns else warnings.catch_warnings()
+    with expected:
+        warnings.simplefilter("always" if warns else "error")
+        use_distributed(coordinator, 2, 0)
 
 
 def test_one_process_has_nobody_to_ask():
