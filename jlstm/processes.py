@@ -127,13 +127,14 @@ def _end_after_errors() -> None:
 
     def say_and_end(*error: Any) -> None:
         before(*error)
-        if not hasattr(sys, "ps1"):  # an interactive session goes on
-            threading.Thread(target=end, daemon=True).start()  # by now, as Python starts none at its end
-
-    def end() -> None:
+        if hasattr(sys, "ps1"):  # an interactive session goes on
+            return
         print(end="", flush=True)
-        time.sleep(SILENT_SECONDS)
-        os._exit(1)
+        if _lost:  # JAX would end it too, after a page of its own words
+            os._exit(1)
+        end = threading.Timer(SILENT_SECONDS, os._exit, [1])
+        end.daemon = True
+        end.start()  # by now, as Python starts no thread at its end
 
     sys.excepthook = say_and_end
 
