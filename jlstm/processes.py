@@ -190,11 +190,16 @@ def text_of_first(text: str) -> str:
 
 
 def whole(tree: Any) -> Any:
-    """Return arrays that are split over processes as a whole, in each of them; all call it."""
+    """Return arrays, of which some may be split over processes, as a whole in each of them; all call it."""
+
+    def gathered(leaf: Any) -> Any:
+        is_split = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        return multihost_utils.process_allgather(leaf, tiled=True) if is_split else leaf
+
     if jax.process_count() == 1:
         return tree
     with reaching_all():
-        return multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(gathered, tree)
 
 
 def in_accord(function: Callable[[], Found]) -> Found:

@@ -43,7 +43,7 @@ from jlstm.optimizers import (
     transformation,
 )
 from jlstm.orders import Computed
-from jlstm.processes import in_accord, of_first
+from jlstm.processes import in_accord, of_first, whole
 
 __all__ = ["Evaluation", "Report", "TrainState", "Trainer", "batches_of", "evaluate", "fit", "fresh_state", "trainer"]
 
@@ -279,7 +279,7 @@ def fit(
         if data.streams:
             if memory is None or here.done == 0:
                 memory = zero_state(own(state.params), parts[0].width, cell=config.cell)
-            state = state._replace(memory=scatter(_of_width(memory, data.streams, parts[0].width), mesh))
+            state = state._replace(memory=scatter(_of_width(whole(memory), data.streams, parts[0].width), mesh))
         total, done, passed = replicate(here.total, mesh), int(here.done), 0
         for k, start, end in _runs(rngs[-1], parts):
             start, passed = min(start + max(0, int(here.done) - passed), end), passed + end - start
