@@ -28,6 +28,7 @@ __all__ = [
     "is_boxed",
     "is_floating",
     "is_integer",
+    "is_key",
     "is_list_of_arrays",
     "lengths_of",
     "library",
@@ -96,6 +97,11 @@ def prng_key(name: str, value: Any) -> Array:
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or shape != ():
         raise TypeError(f"{name}: expected one key of jax.random.key, got {describe(value)}")
     return value
+
+
+def is_key(value: Any) -> bool:
+    """Whether this is an array of keys of `jax.random.key`."""
+    return jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 def array(name: str, value: Any) -> Array:

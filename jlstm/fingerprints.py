@@ -4,8 +4,9 @@ import hashlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jlstm.checks import is_key
 
 __all__ = ["fingerprint"]
 
@@ -21,8 +22,7 @@ def fingerprint(tree: Any) -> str:
     """
     found = hashlib.sha256(str(jax.tree.structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
-        is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
-        array = leaf if isinstance(leaf, np.memmap) else np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        array = leaf if isinstance(leaf, np.memmap) else np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         found.update(f"{array.dtype} {array.shape}".encode())
         if isinstance(array, np.memmap):
             array = np.concatenate([array[:SAMPLED], array[-SAMPLED:]])

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jlstm.checks import describe, whole_number
+from jlstm.checks import describe, is_key, whole_number
 from jlstm.fingerprints import fingerprint
 from jlstm.turns import in_turn
 
@@ -157,7 +157,7 @@ def of_first(tree: Any) -> Any:
     if jax.process_count() == 1:
         return tree
     leaves, form = jax.tree.flatten(tree)
-    plain = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in leaves]
+    plain = [np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
     told = np.frombuffer(b"".join(array.tobytes() for array in plain), np.uint8)
     with reaching_all():
         told = np.asarray(multihost_utils.broadcast_one_to_all(told))
@@ -169,13 +169,9 @@ def of_first(tree: Any) -> Any:
     return jax.tree.unflatten(form, [_alike(array, leaf) for array, leaf in zip(found, leaves, strict=True)])
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
-
-
 def _alike(array: np.ndarray, leaf: Any) -> Any:
     """Return an array as what it came from: a key, a number or an array."""
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(leaf))
     return type(leaf)(array) if isinstance(leaf, (bool, int, float)) else array
 

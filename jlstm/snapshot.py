@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jlstm import npz
-from jlstm.checks import describe, same_names
+from jlstm.checks import describe, is_key, same_names
 from jlstm.files import name_of, open_file, write
 from jlstm.saved import EVERY, check_bits, reading
 
@@ -88,18 +88,14 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path) or "state": leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
-
-
 def _form(leaf: Any) -> Any:
     """Return something with the shape and the dtype that an array has in a file."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
 
 def _plain(name: str, leaf: Any) -> np.ndarray:
     """Return an array as a file has it."""
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     if array.dtype.name not in EVERY:
         raise TypeError(f"{name}: expected an array of numbers, got {describe(leaf)}")
     return np.asarray(array, array.dtype.name, order="C")
@@ -108,9 +104,7 @@ def _plain(name: str, leaf: Any) -> np.ndarray:
 def _restored(array: np.ndarray, like: Any) -> Any:
     """Return an array of a file as it was."""
     return (
-        jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
-        if _is_key(like)
-        else jnp.array(array)
+        jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like)) if is_key(like) else jnp.array(array)
     )
 
 
