@@ -138,7 +138,7 @@ def sessions(folder, k):
     x, found = X.astype(np.float32), {}
 
     def made(**options):
-        return LSTMNetwork(2, 4, 3, batch_size=4, progress=False, **options)
+        return LSTMNetwork(2, 4, 3, batch_size=4, **{"progress": False} | options)
 
     def at_second(action):
         calls = []
@@ -153,7 +153,7 @@ def sessions(folder, k):
     def stop(error):
         raise error
 
-    network = made(seed=None)
+    network = made(seed=None, progress=True)
     network.train(x, Y, epochs=2)
     found["a seed of its own"] = network.predict(x[0]).tolist()
     before = network.params
@@ -163,7 +163,12 @@ def sessions(folder, k):
     found["a sequence too few"] = raised(lambda: network.train(x, Y[k:], epochs=1))
     own = {"checkpoint": folder} if k else {}
     found["a folder of its own"] = raised(lambda: network.train(x, Y, epochs=1, **own))
+    found["a history of its own"] = raised(lambda: (made() if k else network).train(x, Y, epochs=1))
     found["unchanged"] = network.params is before
+    Path(f"{folder}/ids-{k}").write_bytes(bytes([0, 1, 2, 3, 4] * 50 + [9] * 50))
+    text = Windows(np.memmap(f"{folder}/ids-{k}", np.uint8, "r"), 10)
+    os.unlink(f"{folder}/ids-{k}")
+    found["what it reads"] = raised(lambda: LSTMNetwork(5, 4, 5, inputs="tokens", batch_size=4).train(text, epochs=1))
     other = made(seed=k)
     found["before training"] = [other.evaluate(x, Y).loss, other.loss_function(other.predict(x), Y)]
     for name, action in {
@@ -184,16 +189,18 @@ def sessions(folder, k):
         lambda: network.train(x, Y, 9, 0.01, 0.0, lambda: (refuse(), network.evaluate(x, Y)))
     )
     found["SIGTERM at the end"] = raised(
-        lambda: network.train(x, Y, 1, 0.01, 0.0, lambda: k == 1 and os.kill(os.getpid(), signal.SIGTERM))
+        lambda: network.train(
+            x, Y, 1, 0.01, 0.0, lambda moment: moment.epoch == k == 1 and signal.raise_signal(signal.SIGTERM)
+        )
     )
     own = f"{folder}/{k}"
     network = made()
-    network.train(x, Y, epochs=2, checkpoint=own)
+    network.train(x, Y, epochs=2, checkpoint=own, checkpoint_every=(1e9, 0)[k])
     found["refused by the first"] = raised(lambda: made().train(x, Y, epochs=2, checkpoint=own, resume=False))
     again = made()
     again.train(x, Y, epochs=2, checkpoint=own)
     found["resumed"] = [np.array_equal(again.predict(x), network.predict(x)), again.history == network.history]
-    options = {"hidden_size": 8, "layers": 1, "epochs": 2, "streams": 3, "window": 20}
+    options = {"hidden_size": 8, "layers": 1, "epochs": 2, "streams": 3, "window": 20, "seed": None}
     model = CharLM.train(TEXT, validation=TEXT[:90], **options)
     found["language model"] = [model.evaluate(TEXT), model.evaluate(TEXT, window=30), model.generate("to", 9)]
     print(json.dumps(found))
@@ -209,11 +216,15 @@ def test_what_one_knows_all_know(tmp_path):
         ("an evaluation of its own", "X, Y and weights"),
         ("arguments of its own", "epochs"),
         ("a folder of its own", "checkpoint"),
+        ("a history of its own", "the network's history and scaling"),
     ):
         assert first[name] == second[name]
         assert first[name].startswith(f"ValueError: {argument}: expected the same in all 2 processes"), first[name]
         assert first[name].endswith("others in process 1 than in process 0")
     assert first["a sequence too few"] == f"ValueError: process 1 of 2 raised {second['a sequence too few']}"
+    wrong = "ValueError: ids: expected class ids from 0 to 4, got 9 at index"
+    assert second["what it reads"].startswith(wrong)
+    assert first["what it reads"] == f"ValueError: process 1 of 2 raised {second['what it reads']}"
     assert first["unchanged"]
     assert second["unchanged"]
     for name, (one, other) in {
@@ -242,6 +253,7 @@ def test_what_one_knows_all_know(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0"]  # files come from the first alone
     assert "epoch 2/2" in shown
     assert "epoch" not in hidden
+    assert "could not be written" not in hidden
 
 
 def long_training(folder, k, killed=None):
