@@ -784,7 +784,7 @@ def test_all_parts_are_for_the_same_devices(monkeypatch, cut, counts):
         def mesh_for(rows, weights, devices=devices):
             return Devices(min(devices, rows // 8)) if rows > 15 else None
 
-        monkeypatch.setattr(training, "mesh_for", mesh_for)
+        monkeypatch.setattr(training, "mesh_of_all", mesh_for)
         for batch_size in (20, 33):
             parts = training._parts(data, batch_size, params, 1, config)
             assert len(parts) == 2
