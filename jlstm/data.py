@@ -65,8 +65,9 @@ class Data(Protocol):
         """How sequences are read, and checked, that are not in memory; None where all are.
 
         Called with rows as `order` gives them, `[n]` integers, and the network that will read them, it returns data in
-        memory whose n sequences are those, a negative row being one of nothing. Each compiled call is given such data,
-        in the place of all `with_room`.
+        memory whose n sequences are those, a negative row being one of nothing, one behind the other along the first
+        axis of all its arrays, so that each device can be given its own. Each compiled call is given such data, in the
+        place of all `with_room`.
         """
 
     def order(self, rng: np.random.Generator) -> "np.ndarray | Computed":
