@@ -71,7 +71,8 @@ def use_distributed(
     `predict`, each process computes for itself. Progress, and the files of `checkpoint=`, come from process 0.
 
     It is `jax.distributed.initialize` with other patience: that a process ended, the others find out within 20 seconds,
-    not 100, and one that is done waits a day for the others, but one that an error ends 20 seconds.
+    not 100, and one that is done waits a day for the others, but one that an error ends 20 seconds. If not all of them
+    come within five minutes, JAX ends those that did, with a page of stack.
 
     Args:
         coordinator_address: host and port of process 0, where all find each other; a port that is free there. Under
@@ -81,7 +82,7 @@ def use_distributed(
 
     Raises:
         TypeError, ValueError: an argument does not fit, or there are some and not all where nothing tells the others.
-        RuntimeError: JAX has started its devices already, or not all processes came within five minutes.
+        RuntimeError: JAX has started its devices already.
 
     Example:
         >>> use_distributed("192.168.0.1:1234", num_processes=2, process_id=0)    # doctest: +SKIP
